@@ -1,0 +1,139 @@
+//! What one commit holds. Pure.
+//!
+//! Keeps: everything in a `Batch` becomes durable together or not at all, so that `tx`, a
+//! dead-letter move, a tick and "job + message" are one step each.
+//! Never: decides; `shard` fills it under its lock, `log::writer` hands it to a backend.
+
+use crate::model::*;
+
+/// A definition created, changed or removed. Puts overwrite; deletes of missing rows are no error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DefinitionChange {
+    PutVhost(VhostSpec),
+    PutUser(UserSpec),
+    DeleteUser(std::sync::Arc<str>),
+    PutPermission(PermissionSpec),
+    PutExchange(ExchangeSpec),
+    DeleteExchange { vhost: std::sync::Arc<str>, name: std::sync::Arc<str> },
+    PutQueue(QueueSpec),
+    /// Removes the queue with its segments, settled rows, head and waiting messages.
+    DeleteQueue(QueueId),
+    PutBinding(BindingSpec),
+    DeleteBinding(BindingSpec),
+}
+
+/// Messages that one commit appends to one queue: one row, written once, never updated.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SegmentRow {
+    pub id: SegmentId,
+    pub queue: QueueId,
+    pub first_seq: Seq,
+    pub last_seq: Seq,
+    /// Messages inside; fewer than `last_seq - first_seq + 1` where some were settled first.
+    pub count: u32,
+    /// Body bytes inside.
+    pub bytes: u64,
+    /// True when a restart forgets the messages: they were spilled for room, not for safety.
+    pub transient: bool,
+    pub first_at: Micros,
+    pub last_at: Micros,
+    /// `log::segment` layout.
+    pub index: Vec<u8>,
+    pub data: Vec<u8>,
+}
+
+/// Settled messages of a segment that is neither whole nor fully settled: one bit per seq from
+/// `first_seq`, least significant bit first, 1 = settled. Replaces the row before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledRow {
+    pub segment: SegmentId,
+    pub queue: QueueId,
+    pub bits: Vec<u8>,
+}
+
+/// A queue's small, hot row; replaces the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadRow {
+    pub queue: QueueId,
+    /// Every message below is settled or waits in a row of its own.
+    pub head: Seq,
+    /// Messages below may have been handed out; after a crash they come back as redelivered.
+    pub handed: Seq,
+    /// The next seq to assign; seqs are never used twice.
+    pub next: Seq,
+}
+
+/// A message that waits for its time outside the segments (backoff, delay).
+#[derive(Clone, PartialEq, Eq)]
+pub struct WaitingRow {
+    pub queue: QueueId,
+    pub seq: Seq,
+    pub due_at: Micros,
+    pub attempt: u32,
+    /// A one-message segment in `log::segment` layout.
+    pub index: Vec<u8>,
+    pub data: Vec<u8>,
+}
+
+/// A step in a job's life. Applied in order within the commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobChange {
+    /// A new job, with the claim of its idempotency key.
+    Submit { job: Box<Job>, key: Option<KeyClaim> },
+    /// Handed to a worker. Ignored when the job is final.
+    Started { id: JobId, attempt: u32, at: Micros },
+    /// Failed and will be tried again. Ignored when the job is final.
+    Retrying { id: JobId, next_attempt_at: Micros, error: JobError },
+    /// Reached its final state. Ignored when the job is final already (I6: written once);
+    /// `Committed::refused` then names it.
+    Finish {
+        id: JobId,
+        state: JobState,
+        at: Micros,
+        error: Option<JobError>,
+        result: Option<JobResult>,
+    },
+}
+
+/// Everything since the last commit.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Rises by one per commit of this process; for logs and tests.
+    pub number: u64,
+    pub definitions: Vec<DefinitionChange>,
+    pub segments: Vec<SegmentRow>,
+    pub settled: Vec<SettledRow>,
+    /// Segments whose messages are all settled (or merged elsewhere); their settled rows go too.
+    pub dropped_segments: Vec<SegmentId>,
+    pub heads: Vec<HeadRow>,
+    pub waiting: Vec<WaitingRow>,
+    pub dropped_waiting: Vec<(QueueId, Seq)>,
+    pub jobs: Vec<JobChange>,
+    pub schedules: Vec<ScheduleRow>,
+    pub dropped_schedules: Vec<String>,
+    pub fires: Vec<FireRow>,
+}
+
+impl Batch {
+    /// True when a commit would write nothing.
+    pub fn is_empty(&self) -> bool {
+        self.definitions.is_empty()
+            && self.segments.is_empty()
+            && self.settled.is_empty()
+            && self.dropped_segments.is_empty()
+            && self.heads.is_empty()
+            && self.waiting.is_empty()
+            && self.dropped_waiting.is_empty()
+            && self.jobs.is_empty()
+            && self.schedules.is_empty()
+            && self.dropped_schedules.is_empty()
+            && self.fires.is_empty()
+    }
+}
+
+/// What a commit answered besides "on disk".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Jobs whose `Finish` came too late: they were final already.
+    pub refused: Vec<JobId>,
+}

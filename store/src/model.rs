@@ -1,0 +1,269 @@
+//! The nouns of the store: ids, places, rows. Pure.
+//!
+//! Keeps: one word for one thing (house rule: AMQP's word wins).
+//! Never: behaviour; seen by every room of the crate and sees none of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Microseconds since the Unix epoch, UTC. The only form in which an instant is stored.
+pub type Micros = i64;
+
+/// Position of a message in its queue: dense, rising, assigned by the queue's owner.
+pub type Seq = u64;
+
+/// A queue's number in the store; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId(pub u64);
+
+/// A segment row's number in the store; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u64);
+
+/// A deferred call's identity: a UUIDv7, so that ids sort by time of submission.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub [u8; 16]);
+
+impl JobId {
+    /// Parses the canonical hyphenated form.
+    pub fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::parse_str(text).ok().map(|id| Self(id.into_bytes()))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A vhost as declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostSpec {
+    pub name: Arc<str>,
+}
+
+/// A user with the hash RabbitMQ would store: base64(salt4 ++ H(salt4 ++ password)).
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserSpec {
+    pub name: Arc<str>,
+    /// Empty: the user cannot log in with a password.
+    pub password_hash: String,
+    /// `rabbit_password_hashing_sha256`, `…_sha512` or `…_md5`.
+    pub hashing: String,
+    /// Comma-separated, e.g. `administrator`.
+    pub tags: String,
+}
+
+impl fmt::Debug for UserSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UserSpec({})", self.name)
+    }
+}
+
+/// What a user may do in a vhost: three regular expressions, as in RabbitMQ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermissionSpec {
+    pub vhost: Arc<str>,
+    pub user: Arc<str>,
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
+/// A durable exchange as stored. `arguments` is an AMQP field table in wire form, without its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExchangeSpec {
+    pub vhost: Arc<str>,
+    pub name: Arc<str>,
+    /// `direct`, `fanout`, `topic` or `headers`.
+    pub kind: String,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Vec<u8>,
+}
+
+/// A durable queue as stored. `arguments` is an AMQP field table in wire form, without its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSpec {
+    pub id: QueueId,
+    pub vhost: Arc<str>,
+    pub name: Arc<str>,
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    /// True when the work rules (retry, backoff, lease, dead-letter queue) apply.
+    pub work: bool,
+    pub arguments: Vec<u8>,
+}
+
+/// Where a binding leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DestinationKind {
+    Queue,
+    Exchange,
+}
+
+impl DestinationKind {
+    /// The word in the store and in RabbitMQ's definitions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Exchange => "exchange",
+        }
+    }
+}
+
+/// A durable binding; all fields together are its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindingSpec {
+    pub vhost: Arc<str>,
+    pub source: Arc<str>,
+    pub destination_kind: DestinationKind,
+    pub destination: Arc<str>,
+    pub routing_key: Vec<u8>,
+    pub arguments: Vec<u8>,
+}
+
+/// A deferred call's life, as a word in the store and on the wire.
+///
+/// ```text
+/// queued ──► running ⇄ retrying ──► succeeded | failed | cancelled | expired
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum JobState {
+    Queued,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    Cancelled,
+    Expired,
+}
+
+impl JobState {
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// True once the job can change no more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+}
+
+/// A deferred call as stored, without its result body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    pub vhost: Arc<str>,
+    /// As in the URL, e.g. `queue/fib`.
+    pub target: String,
+    /// The user that submitted it.
+    pub principal: String,
+    pub state: JobState,
+    /// 1 for the first delivery; 0 while never delivered.
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub created_at: Micros,
+    pub started_at: Option<Micros>,
+    pub completed_at: Option<Micros>,
+    pub next_attempt_at: Option<Micros>,
+    pub deadline_at: Micros,
+    /// When the result is forgotten (set with a final state).
+    pub expires_at: Option<Micros>,
+    /// How long the result is kept after completion, ms.
+    pub result_ttl_ms: i64,
+    pub idempotency_key: Option<String>,
+    pub error: Option<JobError>,
+    /// Size and type of the result, when there is one.
+    pub result: Option<ResultMeta>,
+}
+
+/// Why a job failed, as the parts of a problem document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobError {
+    /// Last segment of the problem type, e.g. `worker-error`, `no-reply`, `deadline-exceeded`.
+    pub code: String,
+    pub detail: String,
+}
+
+/// What is known of a result without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultMeta {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    pub bytes: u64,
+}
+
+/// A worker's reply, verbatim.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JobResult {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for JobResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobResult({} bytes)", self.body.len())
+    }
+}
+
+/// An idempotency key's claim on a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyClaim {
+    /// principal, vhost, target and key joined by NUL: unique together.
+    pub scope: String,
+    pub job: JobId,
+    /// SHA-256 of method, target, content type and body.
+    pub fingerprint: [u8; 32],
+    pub expires_at: Micros,
+}
+
+/// A schedule's place in time; its definition lives in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRow {
+    pub name: String,
+    /// Hash of expression, zone, target and body: when it changes the ledger restarts at now.
+    pub spec_hash: u64,
+    /// Nominal time of the newest tick, or the time the schedule was first seen.
+    pub last_nominal_at: Micros,
+}
+
+/// One line of the fire ledger; (schedule, nominal time) is unique (I7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FireRow {
+    pub schedule: String,
+    pub nominal_at: Micros,
+    pub fired_at: Micros,
+}

@@ -1,0 +1,184 @@
+//! The storage seam: the one door between rules and SQL.
+//!
+//! Keeps: verbs at batch or object grain; each says whether it is atomic and idempotent.
+//! Never: a rule, except the fences that mirror the state machines (unique keys, final states).
+//! In: `log::writer` and `Store` call a `Backend`; `contract.rs` binds every engine to its promises.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::log::batch::{Batch, Committed, HeadRow, WaitingRow};
+use crate::model::*;
+
+pub mod memory;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+/// A database future. It runs to its end in a task of the engine's own; dropping it never cancels
+/// a statement half way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a commit is not known to be on disk. Callers must tell the three apart.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Surely not stored; there is no room. The same batch may be tried again later.
+    #[error("no room: {0}")]
+    Full(String),
+    /// Surely not stored, for a reason that may pass (lock, connection refused). May be retried.
+    #[error("not stored: {0}")]
+    NotDone(String),
+    /// May or may not be stored. The caller must stop confirming until it knows.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// A read or an administrative verb that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BackendError(pub String);
+
+/// A segment without its blobs, for recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub id: SegmentId,
+    pub queue: QueueId,
+    pub first_seq: Seq,
+    pub last_seq: Seq,
+    pub count: u32,
+    pub bytes: u64,
+    pub transient: bool,
+    pub first_at: Micros,
+    pub last_at: Micros,
+}
+
+/// A segment's two blobs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SegmentBody {
+    pub index: Vec<u8>,
+    pub data: Vec<u8>,
+}
+
+/// A waiting message without its blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingHeader {
+    pub queue: QueueId,
+    pub seq: Seq,
+    pub due_at: Micros,
+    pub attempt: u32,
+}
+
+/// All that a start needs: definitions and headers, no message bodies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    pub vhosts: Vec<VhostSpec>,
+    pub users: Vec<UserSpec>,
+    pub permissions: Vec<PermissionSpec>,
+    pub exchanges: Vec<ExchangeSpec>,
+    pub queues: Vec<QueueSpec>,
+    pub bindings: Vec<BindingSpec>,
+    pub heads: Vec<HeadRow>,
+    /// Ordered by queue, then first_seq, then id.
+    pub segments: Vec<SegmentHeader>,
+    /// (segment, bits) as in `SettledRow`.
+    pub settled: Vec<(SegmentId, Vec<u8>)>,
+    /// Ordered by queue, then seq.
+    pub waiting: Vec<WaitingHeader>,
+    pub schedules: Vec<ScheduleRow>,
+    /// Highest ids ever used, so that none is used twice (0 when none was).
+    pub last_queue_id: u64,
+    pub last_segment_id: u64,
+}
+
+/// Which jobs to list. All given conditions hold together; newest first.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    pub vhost: Option<String>,
+    pub target: Option<String>,
+    pub state: Option<JobState>,
+    /// Only jobs with an id below this one (the last of the page before).
+    pub before: Option<JobId>,
+    pub limit: u32,
+}
+
+/// What retention removed in one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Results dropped; the job stays as a tombstone.
+    pub results: u64,
+    /// Tombstones dropped; the job is unknown from now on.
+    pub tombstones: u64,
+    pub keys: u64,
+    pub fires: u64,
+}
+
+/// One durable store. Reads may run beside a commit and see only whole commits.
+pub trait Backend: Send + Sync + 'static {
+    /// Everything a start needs. Called once, after the migrations ran in the engine's `open`.
+    /// Deletes what only a crash could have left: transient segments and rows of queues that
+    /// are gone. Idempotent.
+    fn load(&self) -> Pending<'_, Result<Image, BackendError>>;
+
+    /// Makes the whole batch durable (fsynced when `sync`), atomically. Callers keep one commit
+    /// under way at a time. Not idempotent: a batch whose outcome is `Unknown` must not be
+    /// sent again before `committed_number` has told.
+    ///
+    /// Inside: definitions in order; segments and waiting rows inserted; settled and head rows
+    /// replaced; dropped rows deleted; jobs in order; a fire row that exists is `NotDone`.
+    fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
+
+    /// Highest `Batch::number` of this process that is on disk, for resolving `Unknown`.
+    fn committed_number(&self) -> Pending<'_, Result<u64, BackendError>>;
+
+    /// One segment's blobs; `None` when the row is gone.
+    fn read_segment(&self, id: SegmentId) -> Pending<'_, Result<Option<SegmentBody>, BackendError>>;
+
+    /// Whole waiting rows of one queue, in the order asked; missing ones are left out.
+    fn read_waiting(
+        &self,
+        queue: QueueId,
+        seqs: Vec<Seq>,
+    ) -> Pending<'_, Result<Vec<WaitingRow>, BackendError>>;
+
+    fn job(&self, id: JobId) -> Pending<'_, Result<Option<Job>, BackendError>>;
+
+    /// The reply, verbatim; `None` when there is none (yet, or any more).
+    fn job_result(&self, id: JobId) -> Pending<'_, Result<Option<JobResult>, BackendError>>;
+
+    /// The claim on an idempotency scope that has not expired at `now`.
+    fn key_claim(
+        &self,
+        scope: String,
+        now: Micros,
+    ) -> Pending<'_, Result<Option<KeyClaim>, BackendError>>;
+
+    fn jobs(&self, filter: JobFilter) -> Pending<'_, Result<Vec<Job>, BackendError>>;
+
+    /// Jobs per state, for metrics. States without jobs may be left out.
+    fn job_counts(&self) -> Pending<'_, Result<Vec<(JobState, u64)>, BackendError>>;
+
+    /// Open jobs whose deadline is at or before `now`, oldest first.
+    fn overdue_jobs(&self, now: Micros, limit: u32) -> Pending<'_, Result<Vec<Job>, BackendError>>;
+
+    /// Retention, in bounded steps of at most `limit` rows per kind: results past `expires_at`,
+    /// tombstones `tombstone_ms` after that, expired keys, fires older than `fires_before`.
+    /// Idempotent. Never touches an open job. Runs between commits, never inside one.
+    fn retire(
+        &self,
+        now: Micros,
+        tombstone_ms: i64,
+        fires_before: Micros,
+        limit: u32,
+    ) -> Pending<'_, Result<Retired, BackendError>>;
+
+    /// Housekeeping off the commit path (checkpoints). Called about once a second.
+    fn maintain(&self) -> Pending<'_, Result<(), BackendError>>;
+
+    /// Bytes on disk and in the write-ahead log, for metrics and alarms.
+    fn disk_bytes(&self) -> (u64, u64);
+
+    /// Flushes and releases the database. Nothing may be called afterwards.
+    fn close(&self) -> Pending<'_, ()>;
+}
