@@ -1,5 +1,5 @@
 module leveret/clients
 
-go 1.26.8
+go 1.24
 
-require github.com/rabbitmq/amqp091-go v1.10.0 // indirect
+require github.com/rabbitmq/amqp091-go v1.16.0
