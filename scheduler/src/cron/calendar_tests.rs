@@ -453,8 +453,8 @@ fn every_is_anchored_to_the_epoch() {
 
 #[test]
 fn at_fires_once() {
-    let plan = plan("@at 2027-03-01T09:00:00.25Z", "UTC");
-    let instant = at("2027-03-01T09:00:00.25Z");
+    let plan = plan("@at 2027-03-01T09:00:00.2509999Z", "UTC");
+    let instant = at("2027-03-01T09:00:00.250Z"); // To the millisecond.
     assert_eq!(plan.next_after(at("2027-03-01T09:00:00Z")), Some(instant));
     assert_eq!(plan.next_after(instant), None);
     assert_eq!(plan.previous_before(instant), None);

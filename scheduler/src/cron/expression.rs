@@ -368,8 +368,11 @@ fn parse_period(text: &str) -> Result<i64, Invalid> {
     }
 }
 
+/// Kept to the millisecond: a nominal time must survive storage unchanged, or it fires twice.
 fn parse_instant(text: &str) -> Result<Timestamp, Invalid> {
-    text.to_ascii_uppercase().parse().map_err(|_| {
+    let parsed = text.to_ascii_uppercase().parse::<Timestamp>();
+    let rounded = parsed.and_then(|at| Timestamp::from_millisecond(at.as_millisecond()));
+    rounded.map_err(|_| {
         let shown = if text.is_empty() { "@at" } else { text };
         let reason = "is not an RFC 3339 time with an offset, as in 2027-03-01T09:00:00Z";
         Invalid::new("@at", shown, reason)
