@@ -125,15 +125,18 @@ pub trait Backend: Send + Sync + 'static {
     /// under way at a time. Not idempotent: a batch whose outcome is `Unknown` must not be
     /// sent again before `committed_number` has told.
     ///
-    /// Inside: definitions in order; segments and waiting rows inserted; settled and head rows
-    /// replaced; dropped rows deleted; jobs in order; a fire row that exists is `NotDone`.
+    /// Inside: definitions in order; segments inserted; settled and head rows replaced; dropped
+    /// segments deleted; dropped waiting rows deleted, then waiting rows put (one that exists is
+    /// replaced); jobs in order; dropped schedules deleted, then schedules put. A fire row that
+    /// exists, and an idempotency scope still claimed at its job's `created_at`, is `NotDone`.
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
 
     /// Highest `Batch::number` of this process that is on disk, for resolving `Unknown`.
     fn committed_number(&self) -> Pending<'_, Result<u64, BackendError>>;
 
     /// One segment's blobs; `None` when the row is gone.
-    fn read_segment(&self, id: SegmentId) -> Pending<'_, Result<Option<SegmentBody>, BackendError>>;
+    fn read_segment(&self, id: SegmentId)
+    -> Pending<'_, Result<Option<SegmentBody>, BackendError>>;
 
     /// Whole waiting rows of one queue, in the order asked; missing ones are left out.
     fn read_waiting(

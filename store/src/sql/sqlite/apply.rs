@@ -1,0 +1,554 @@
+//! Writes one batch into an open transaction: few, fat statements.
+//!
+//! Keeps: the order that `Backend::commit` promises. A fence that holds (a tick fired twice, a key
+//! claimed twice) is a `Fault`, and the caller rolls everything back.
+//! Never: begins or commits.
+//! In: `writer`.
+
+use sqlx::{SqliteConnection, SqliteExecutor};
+
+use super::statement::{self, Rows};
+use crate::log::batch::*;
+use crate::model::*;
+
+/// Ids are marked this far ahead, so that deleting segments seldom costs a write of the mark.
+pub(super) const MARK_AHEAD: u64 = 4096;
+
+/// Why a statement or a fence stopped the batch.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Sql(sqlx::Error),
+    Fence(String),
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// The texts for many rows, made once per writer.
+pub(super) struct Texts {
+    segment_delete: Rows,
+    settled_put: Rows,
+    settled_delete: Rows,
+    head_put: Rows,
+    waiting_put: Rows,
+    waiting_delete: Rows,
+    job_insert: Rows,
+}
+
+impl Texts {
+    pub(super) fn new() -> Self {
+        Self {
+            segment_delete: Rows::new(statement::SEGMENT_DELETE),
+            settled_put: Rows::new(statement::SETTLED_PUT),
+            settled_delete: Rows::new(statement::SETTLED_DELETE),
+            head_put: Rows::new(statement::HEAD_PUT),
+            waiting_put: Rows::new(statement::WAITING_PUT),
+            waiting_delete: Rows::new(statement::WAITING_DELETE),
+            job_insert: Rows::new(statement::JOB_INSERT),
+        }
+    }
+}
+
+/// What the writer knows beside the batch.
+pub(super) struct Place {
+    pub(super) run: i64,
+    /// No segment id above this one is safe from reuse once its row is gone.
+    pub(super) segment_mark: u64,
+}
+
+/// Writes all of `batch`. `place` is changed only as far as the transaction is, so a caller that
+/// rolls back must restore it.
+pub(super) async fn batch(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    place: &mut Place,
+    batch: &Batch,
+) -> Result<Committed, Fault> {
+    for change in &batch.definitions {
+        define(conn, change).await?;
+    }
+    for segment in &batch.segments {
+        insert_segment(conn, segment).await?;
+    }
+    put_settled(conn, texts, &batch.settled).await?;
+    drop_segments(conn, texts, place, &batch.dropped_segments).await?;
+    put_heads(conn, texts, place.run, batch).await?;
+    drop_waiting(conn, texts, &batch.dropped_waiting).await?;
+    put_waiting(conn, texts, &batch.waiting).await?;
+    let committed = change_jobs(conn, texts, &batch.jobs).await?;
+    for name in &batch.dropped_schedules {
+        sqlx::query(statement::SCHEDULE_DELETE)
+            .bind(name)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for row in &batch.schedules {
+        sqlx::query(statement::SCHEDULE_PUT)
+            .bind(&row.name)
+            .bind(row.spec_hash.cast_signed())
+            .bind(row.last_nominal_at)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for fire in &batch.fires {
+        insert_fire(conn, fire).await?;
+    }
+    Ok(committed)
+}
+
+/// Deletes segments and what is settled in them.
+pub(super) async fn drop_segments(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    place: &mut Place,
+    ids: &[SegmentId],
+) -> Result<(), Fault> {
+    let Some(highest) = ids.iter().map(|id| id.0).max() else {
+        return Ok(());
+    };
+    if highest > place.segment_mark {
+        let mark = highest + MARK_AHEAD;
+        sqlx::query(statement::ENGINE_MARK_SEGMENT)
+            .bind(mark.cast_signed())
+            .execute(&mut *conn)
+            .await?;
+        place.segment_mark = mark;
+    }
+    for rows in [&texts.segment_delete, &texts.settled_delete] {
+        let mut left = ids;
+        while let Some(last) = left.last().copied() {
+            let (places, text) = rows.with_room_for(left.len());
+            let mut query = sqlx::query(text);
+            for at in 0..places {
+                query = query.bind(left.get(at).unwrap_or(&last).0.cast_signed());
+            }
+            query.execute(&mut *conn).await?;
+            left = &left[places.min(left.len())..];
+        }
+    }
+    Ok(())
+}
+
+async fn define(conn: &mut SqliteConnection, change: &DefinitionChange) -> Result<(), Fault> {
+    match change {
+        DefinitionChange::PutVhost(vhost) => {
+            sqlx::query(statement::VHOST_PUT)
+                .bind(&*vhost.name)
+                .execute(conn)
+                .await?;
+        }
+        DefinitionChange::PutUser(user) => {
+            sqlx::query(statement::USER_PUT)
+                .bind(&*user.name)
+                .bind(&user.password_hash)
+                .bind(&user.hashing)
+                .bind(&user.tags)
+                .execute(conn)
+                .await?;
+        }
+        DefinitionChange::DeleteUser(name) => {
+            for text in [statement::USER_DELETE, statement::PERMISSION_DELETE_OF_USER] {
+                sqlx::query(text).bind(&**name).execute(&mut *conn).await?;
+            }
+        }
+        DefinitionChange::PutPermission(permission) => {
+            sqlx::query(statement::PERMISSION_PUT)
+                .bind(&*permission.vhost)
+                .bind(&*permission.user)
+                .bind(&permission.configure)
+                .bind(&permission.write)
+                .bind(&permission.read)
+                .execute(conn)
+                .await?;
+        }
+        DefinitionChange::PutExchange(exchange) => {
+            sqlx::query(statement::EXCHANGE_PUT)
+                .bind(&*exchange.vhost)
+                .bind(&*exchange.name)
+                .bind(&exchange.kind)
+                .bind(exchange.durable)
+                .bind(exchange.auto_delete)
+                .bind(exchange.internal)
+                .bind(&exchange.arguments)
+                .execute(conn)
+                .await?;
+        }
+        DefinitionChange::DeleteExchange { vhost, name } => {
+            sqlx::query(statement::EXCHANGE_DELETE)
+                .bind(&**vhost)
+                .bind(&**name)
+                .execute(conn)
+                .await?;
+        }
+        DefinitionChange::PutQueue(queue) => put_queue(conn, queue).await?,
+        DefinitionChange::DeleteQueue(id) => delete_queue(conn, *id).await?,
+        DefinitionChange::PutBinding(binding) => {
+            bind_or_unbind(conn, statement::BINDING_PUT, binding).await?;
+        }
+        DefinitionChange::DeleteBinding(binding) => {
+            bind_or_unbind(conn, statement::BINDING_DELETE, binding).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn put_queue(conn: &mut SqliteConnection, queue: &QueueSpec) -> Result<(), sqlx::Error> {
+    sqlx::query(statement::QUEUE_PUT)
+        .bind(queue.id.0.cast_signed())
+        .bind(&*queue.vhost)
+        .bind(&*queue.name)
+        .bind(queue.durable)
+        .bind(queue.exclusive)
+        .bind(queue.auto_delete)
+        .bind(queue.work)
+        .bind(&queue.arguments)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// The small rows go at once. Segments and waiting rows may be gigabytes: they are out of sight
+/// without their queue, and `maintain` deletes them in steps between commits.
+async fn delete_queue(conn: &mut SqliteConnection, id: QueueId) -> Result<(), sqlx::Error> {
+    for text in [
+        statement::QUEUE_DELETE,
+        statement::HEAD_DELETE,
+        statement::ENGINE_MARK_QUEUE,
+    ] {
+        sqlx::query(text)
+            .bind(id.0.cast_signed())
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn bind_or_unbind(
+    conn: impl SqliteExecutor<'_>,
+    text: &'static str,
+    binding: &BindingSpec,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(text)
+        .bind(&*binding.vhost)
+        .bind(&*binding.source)
+        .bind(binding.destination_kind.as_str())
+        .bind(&*binding.destination)
+        .bind(&binding.routing_key)
+        .bind(&binding.arguments)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+async fn insert_segment(
+    conn: &mut SqliteConnection,
+    segment: &SegmentRow,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement::SEGMENT_INSERT)
+        .bind(segment.id.0.cast_signed())
+        .bind(segment.queue.0.cast_signed())
+        .bind(segment.first_seq.cast_signed())
+        .bind(segment.last_seq.cast_signed())
+        .bind(segment.count)
+        .bind(segment.bytes.cast_signed())
+        .bind(segment.transient)
+        .bind(segment.first_at)
+        .bind(segment.last_at)
+        .bind(&segment.index)
+        .bind(&segment.data)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+async fn put_settled(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    mut left: &[SettledRow],
+) -> Result<(), sqlx::Error> {
+    while !left.is_empty() {
+        let (places, text) = texts.settled_put.filled_by(left.len());
+        let mut query = sqlx::query(text);
+        for row in &left[..places] {
+            query = query
+                .bind(row.segment.0.cast_signed())
+                .bind(row.queue.0.cast_signed())
+                .bind(&row.bits);
+        }
+        query.execute(&mut *conn).await?;
+        left = &left[places..];
+    }
+    Ok(())
+}
+
+/// The heads carry the commit's number. Only a batch without heads pays for a write of its own.
+async fn put_heads(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    run: i64,
+    batch: &Batch,
+) -> Result<(), sqlx::Error> {
+    let number = batch.number.cast_signed();
+    if batch.heads.is_empty() {
+        return sqlx::query(statement::ENGINE_NUMBER)
+            .bind(number)
+            .execute(conn)
+            .await
+            .map(drop);
+    }
+    let mut left = &*batch.heads;
+    while !left.is_empty() {
+        let (places, text) = texts.head_put.filled_by(left.len());
+        let mut query = sqlx::query(text);
+        for row in &left[..places] {
+            query = query
+                .bind(row.queue.0.cast_signed())
+                .bind(row.head.cast_signed())
+                .bind(row.handed.cast_signed())
+                .bind(row.next.cast_signed())
+                .bind(run)
+                .bind(number);
+        }
+        query.execute(&mut *conn).await?;
+        left = &left[places..];
+    }
+    Ok(())
+}
+
+async fn put_waiting(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    mut left: &[WaitingRow],
+) -> Result<(), sqlx::Error> {
+    while !left.is_empty() {
+        let (places, text) = texts.waiting_put.filled_by(left.len());
+        let mut query = sqlx::query(text);
+        for row in &left[..places] {
+            query = query
+                .bind(row.queue.0.cast_signed())
+                .bind(row.seq.cast_signed())
+                .bind(row.due_at)
+                .bind(row.attempt)
+                .bind(&row.index)
+                .bind(&row.data);
+        }
+        query.execute(&mut *conn).await?;
+        left = &left[places..];
+    }
+    Ok(())
+}
+
+async fn drop_waiting(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    mut left: &[(QueueId, Seq)],
+) -> Result<(), sqlx::Error> {
+    while let Some(last) = left.last() {
+        let (places, text) = texts.waiting_delete.with_room_for(left.len());
+        let mut query = sqlx::query(text);
+        for at in 0..places {
+            let (queue, seq) = left.get(at).unwrap_or(last);
+            query = query.bind(queue.0.cast_signed()).bind(seq.cast_signed());
+        }
+        query.execute(&mut *conn).await?;
+        left = &left[places.min(left.len())..];
+    }
+    Ok(())
+}
+
+async fn change_jobs(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    mut left: &[JobChange],
+) -> Result<Committed, Fault> {
+    let mut committed = Committed::default();
+    while let Some(change) = left.first() {
+        let submitted = left
+            .iter()
+            .take_while(|change| matches!(change, JobChange::Submit { .. }))
+            .count();
+        if submitted > 0 {
+            submit_jobs(conn, texts, &left[..submitted]).await?;
+            left = &left[submitted..];
+            continue;
+        }
+        if !change_job(conn, change).await?
+            && let JobChange::Finish { id, .. } = change
+        {
+            committed.refused.push(*id);
+        }
+        left = &left[1..];
+    }
+    Ok(committed)
+}
+
+/// Rows of submissions that stand side by side go together.
+async fn submit_jobs(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    changes: &[JobChange],
+) -> Result<(), Fault> {
+    let submitted = changes.iter().filter_map(|change| match change {
+        JobChange::Submit { job, key } => Some((&**job, key.as_ref())),
+        _ => None,
+    });
+    let rows: Vec<_> = submitted.collect();
+    let mut left = &*rows;
+    while !left.is_empty() {
+        let (places, text) = texts.job_insert.filled_by(left.len());
+        let mut query = sqlx::query(text);
+        for (job, _) in &left[..places] {
+            query = bind_job(query, job);
+        }
+        query.execute(&mut *conn).await?;
+        left = &left[places..];
+    }
+    for (job, key) in rows {
+        let Some(key) = key else { continue };
+        let done = sqlx::query(statement::JOB_KEY_CLAIM)
+            .bind(&key.scope)
+            .bind(&key.job.0[..])
+            .bind(job.created_at)
+            .bind(key.expires_at)
+            .bind(&key.fingerprint[..])
+            .execute(&mut *conn)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Err(Fault::Fence(format!(
+                "the idempotency key of job {} is claimed",
+                job.id
+            )));
+        }
+    }
+    Ok(())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn bind_job<'q>(query: Query<'q>, job: &'q Job) -> Query<'q> {
+    query
+        .bind(&job.id.0[..])
+        .bind(&*job.vhost)
+        .bind(&job.target)
+        .bind(&job.principal)
+        .bind(job.state.as_str())
+        .bind(job.attempt)
+        .bind(job.max_attempts)
+        .bind(job.created_at)
+        .bind(job.started_at)
+        .bind(job.completed_at)
+        .bind(job.next_attempt_at)
+        .bind(job.deadline_at)
+        .bind(job.expires_at)
+        .bind(job.result_ttl_ms)
+        .bind(&job.idempotency_key)
+        .bind(job.error.as_ref().map(|error| &error.code))
+        .bind(job.error.as_ref().map(|error| &error.detail))
+        .bind(
+            job.result
+                .as_ref()
+                .and_then(|result| result.content_type.as_ref()),
+        )
+        .bind(
+            job.result
+                .as_ref()
+                .and_then(|result| result.content_encoding.as_ref()),
+        )
+        .bind(job.result.as_ref().map(|result| result.bytes.cast_signed()))
+}
+
+/// False when the job was final already.
+async fn change_job(conn: &mut SqliteConnection, change: &JobChange) -> Result<bool, sqlx::Error> {
+    let done = match change {
+        JobChange::Submit { .. } => return Ok(true),
+        JobChange::Started { id, attempt, at } => {
+            sqlx::query(statement::JOB_START)
+                .bind(&id.0[..])
+                .bind(*attempt)
+                .bind(*at)
+                .execute(conn)
+                .await?
+        }
+        JobChange::Retrying {
+            id,
+            next_attempt_at,
+            error,
+        } => {
+            sqlx::query(statement::JOB_RETRY)
+                .bind(&id.0[..])
+                .bind(*next_attempt_at)
+                .bind(&error.code)
+                .bind(&error.detail)
+                .execute(conn)
+                .await?
+        }
+        JobChange::Finish {
+            id,
+            state,
+            at,
+            error,
+            result,
+        } => {
+            let done = sqlx::query(statement::JOB_FINISH)
+                .bind(&id.0[..])
+                .bind(state.as_str())
+                .bind(*at)
+                .bind(error.as_ref().map(|error| &error.code))
+                .bind(error.as_ref().map(|error| &error.detail))
+                .bind(
+                    result
+                        .as_ref()
+                        .and_then(|result| result.content_type.as_ref()),
+                )
+                .bind(
+                    result
+                        .as_ref()
+                        .and_then(|result| result.content_encoding.as_ref()),
+                )
+                .bind(result.as_ref().map(|result| result.body.len() as i64))
+                .execute(&mut *conn)
+                .await?;
+            if let (1, Some(result)) = (done.rows_affected(), result) {
+                insert_result(conn, *id, result).await?;
+            }
+            done
+        }
+    };
+    Ok(done.rows_affected() > 0)
+}
+
+async fn insert_result(
+    conn: &mut SqliteConnection,
+    id: JobId,
+    result: &JobResult,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement::JOB_RESULT_INSERT)
+        .bind(&id.0[..])
+        .bind(&result.content_type)
+        .bind(&result.content_encoding)
+        .bind(&result.body)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+async fn insert_fire(conn: &mut SqliteConnection, fire: &FireRow) -> Result<(), Fault> {
+    let inserted = sqlx::query(statement::FIRE_INSERT)
+        .bind(&fire.schedule)
+        .bind(fire.nominal_at)
+        .bind(fire.fired_at)
+        .execute(conn)
+        .await;
+    match inserted {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            Err(Fault::Fence(format!(
+                "schedule '{}' fired at {} already",
+                fire.schedule, fire.nominal_at
+            )))
+        }
+        other => Ok(other.map(drop)?),
+    }
+}

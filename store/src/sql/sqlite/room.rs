@@ -1,0 +1,77 @@
+//! The directory around the database: one process at a time, and a reserve for a full disk.
+//!
+//! Keeps: two processes never open one database (an flock that ends with the process, however it
+//! ends); when the disk fills, there are some MiB left for acks and deletes.
+//! Never: touches the database's own files.
+//! In: `Sqlite::open` locks; the writer releases the ballast; `maintain` puts it back.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// Takes the directory's lock, or names the process that has it. The lock ends with the file handle.
+pub(super) fn lock(path: &Path) -> io::Result<Result<File, String>> {
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            file.set_len(0)?;
+            file.write_all(std::process::id().to_string().as_bytes())?;
+            Ok(Ok(file))
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder)?;
+            Ok(Err(holder))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// A file of no use but its size.
+pub(super) struct Ballast {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Ballast {
+    pub(super) fn new(path: PathBuf, bytes: u64) -> Self {
+        Self { path, bytes }
+    }
+
+    /// Gives the room back to the file system. True when there was some to give.
+    pub(super) fn release(&self) -> bool {
+        fs::remove_file(&self.path).is_ok()
+    }
+
+    /// Puts the file back when four times its size is free, so that it never fills the disk itself.
+    pub(super) fn restore(&self) -> io::Result<()> {
+        if self.bytes == 0 || self.path.exists() {
+            return Ok(());
+        }
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        if free_bytes(dir)? < self.bytes.saturating_mul(4) {
+            return Ok(());
+        }
+        let file = File::create(&self.path)?;
+        let filled = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes);
+        if let Err(error) = filled {
+            // Without real blocks behind it the file is a promise that cannot be kept.
+            self.release();
+            return Err(error.into());
+        }
+        Ok(())
+    }
+}
+
+/// What this process may still write on the file system of `dir`.
+pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,172 @@
+//! The texts of `statements/`, and their forms for many rows at once.
+//!
+//! Keeps: each text is a file, read at compile time; only `Rows` derives a longer form from one.
+//! Never: runs anything.
+//! In: the other files of `sqlite` execute these; `contract.rs` prepares each one.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+macro_rules! statements {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        $(pub(super) const $name: &str = include_str!(concat!("../statements/", $file, ".sql"));)*
+        /// File name without `.sql`, and text, of every statement.
+        #[cfg(test)]
+        pub(in crate::sql) const ALL: &[(&str, &str)] = &[$(($file, $name)),*];
+    };
+}
+
+statements! {
+    BINDING_DELETE = "binding.delete",
+    BINDING_LIST = "binding.list",
+    BINDING_PUT = "binding.put",
+    CHECKPOINT_MEASURE = "checkpoint.measure",
+    CHECKPOINT_PASSIVE = "checkpoint.passive",
+    CHECKPOINT_RESTART = "checkpoint.restart",
+    CHECKPOINT_TRUNCATE = "checkpoint.truncate",
+    ENGINE_CHECK = "engine.check",
+    ENGINE_CLOSE = "engine.close",
+    ENGINE_LAST_IDS = "engine.last_ids",
+    ENGINE_MARK_QUEUE = "engine.mark_queue",
+    ENGINE_MARK_SEGMENT = "engine.mark_segment",
+    ENGINE_NUMBER = "engine.number",
+    ENGINE_OPEN = "engine.open",
+    ENGINE_READ_NUMBER = "engine.read_number",
+    ENGINE_VERSION = "engine.version",
+    ENGINE_WAS_CLEAN = "engine.was_clean",
+    EXCHANGE_DELETE = "exchange.delete",
+    EXCHANGE_LIST = "exchange.list",
+    EXCHANGE_PUT = "exchange.put",
+    FIRE_INSERT = "fire.insert",
+    FIRE_RETIRE = "fire.retire",
+    HEAD_DELETE = "head.delete",
+    HEAD_LIST = "head.list",
+    HEAD_PUT = "head.put",
+    JOB_COUNT = "job.count",
+    JOB_FINISH = "job.finish",
+    JOB_FORGET_RESULT = "job.forget_result",
+    JOB_INSERT = "job.insert",
+    JOB_LIST = "job.list",
+    JOB_LIST_IN_STATE = "job.list_in_state",
+    JOB_LIST_OVERDUE = "job.list_overdue",
+    JOB_READ = "job.read",
+    JOB_RETIRE = "job.retire",
+    JOB_RETRY = "job.retry",
+    JOB_START = "job.start",
+    JOB_KEY_CLAIM = "job_key.claim",
+    JOB_KEY_READ = "job_key.read",
+    JOB_KEY_RETIRE = "job_key.retire",
+    JOB_RESULT_INSERT = "job_result.insert",
+    JOB_RESULT_READ = "job_result.read",
+    JOB_RESULT_RETIRE = "job_result.retire",
+    PERMISSION_DELETE_OF_USER = "permission.delete_of_user",
+    PERMISSION_LIST = "permission.list",
+    PERMISSION_PUT = "permission.put",
+    QUEUE_DELETE = "queue.delete",
+    QUEUE_LIST = "queue.list",
+    QUEUE_PUT = "queue.put",
+    SCHEDULE_DELETE = "schedule.delete",
+    SCHEDULE_LIST = "schedule.list",
+    SCHEDULE_PUT = "schedule.put",
+    SEGMENT_DELETE = "segment.delete",
+    SEGMENT_INSERT = "segment.insert",
+    SEGMENT_LIST = "segment.list",
+    SEGMENT_LIST_OF_QUEUE = "segment.list_of_queue",
+    SEGMENT_READ = "segment.read",
+    SETTLED_DELETE = "settled.delete",
+    SETTLED_LIST = "settled.list",
+    SETTLED_PUT = "settled.put",
+    SYNCHRONOUS_FULL = "synchronous.full",
+    SYNCHRONOUS_NORMAL = "synchronous.normal",
+    SYNCHRONOUS_READ = "synchronous.read",
+    TRANSACTION_BEGIN = "transaction.begin",
+    TRANSACTION_BEGIN_READ = "transaction.begin_read",
+    TRANSACTION_COMMIT = "transaction.commit",
+    TRANSACTION_ROLLBACK = "transaction.rollback",
+    USER_DELETE = "user.delete",
+    USER_LIST = "user.list",
+    USER_PUT = "user.put",
+    VHOST_LIST = "vhost.list",
+    VHOST_PUT = "vhost.put",
+    WAITING_DELETE = "waiting.delete",
+    WAITING_DELETE_OF_QUEUE = "waiting.delete_of_queue",
+    WAITING_LIST = "waiting.list",
+    WAITING_PUT = "waiting.put",
+    WAITING_READ = "waiting.read",
+}
+
+/// Row counts that get a text of their own: few, so that all of them stay prepared.
+const SIZES: [usize; 4] = [256, 64, 8, 1];
+
+/// A statement for 1, 8, 64 or 256 rows: the line of the file that holds nothing but place holders
+/// is repeated.
+pub(super) struct Rows {
+    texts: [SqlStr; SIZES.len()],
+}
+
+impl Rows {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self {
+            texts: SIZES.map(|rows| AssertSqlSafe(repeated(text, rows)).into_sql_str()),
+        }
+    }
+
+    /// The largest form that `left` rows fill. `left` is not 0.
+    pub(super) fn filled_by(&self, left: usize) -> (usize, SqlStr) {
+        let at = SIZES
+            .iter()
+            .position(|size| *size <= left)
+            .unwrap_or(SIZES.len() - 1);
+        (SIZES[at], self.texts[at].clone())
+    }
+
+    /// The smallest form with room for `left` rows, or the largest there is. The caller repeats its
+    /// last row in the places left over.
+    pub(super) fn with_room_for(&self, left: usize) -> (usize, SqlStr) {
+        let at = SIZES.iter().rposition(|size| *size >= left).unwrap_or(0);
+        (SIZES[at], self.texts[at].clone())
+    }
+}
+
+fn repeated(text: &str, rows: usize) -> String {
+    let mut out = String::with_capacity(text.len() + rows * 24);
+    for line in text.lines() {
+        if line.contains('?') && line.chars().all(|c| "?(), ".contains(c)) {
+            out.push_str(&vec![line; rows].join(",\n"));
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_place_holder_line_is_repeated() {
+        assert_eq!(
+            repeated(
+                "insert into t (a)\nvalues\n  (?, ?)\non conflict (a) do nothing",
+                2
+            ),
+            "insert into t (a)\nvalues\n  (?, ?),\n  (?, ?)\non conflict (a) do nothing\n"
+        );
+    }
+
+    #[test]
+    fn forms_cover_every_count() {
+        let rows = Rows::new(SEGMENT_DELETE);
+        for (left, filled, room) in [
+            (1, 1, 1),
+            (7, 1, 8),
+            (8, 8, 8),
+            (65, 64, 256),
+            (999, 256, 256),
+        ] {
+            assert_eq!(rows.filled_by(left).0, filled);
+            assert_eq!(rows.with_room_for(left).0, room);
+        }
+    }
+}

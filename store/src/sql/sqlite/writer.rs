@@ -1,0 +1,478 @@
+//! The one task that writes: requests in, one transaction at a time.
+//!
+//! Keeps: a request runs to its end whoever stops waiting for it. A failed commit is told apart as
+//! "no room", "not stored" and "unknown"; after one, the connection is replaced, so that nothing of
+//! the failed transaction can leak into the next.
+//! Never: reads for others; waits for a checkpoint that runs beside it.
+//! In: `Sqlite` sends `Request`s; `checkpoint` asks for the last step of its work.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sqlx::{Connection, Row, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::apply::{self, Fault, Place, Texts};
+use super::{Role, Shared, connect, room, statement};
+use crate::log::batch::{Batch, Committed, DefinitionChange};
+use crate::model::*;
+use crate::sql::{BackendError, CommitError, Retired};
+
+type Reply<T> = oneshot::Sender<T>;
+
+pub(super) enum Request {
+    Commit {
+        batch: Arc<Batch>,
+        sync: bool,
+        reply: Reply<Result<Committed, CommitError>>,
+    },
+    Number {
+        reply: Reply<Result<u64, BackendError>>,
+    },
+    Retire {
+        due: Due,
+        reply: Reply<Result<Retired, BackendError>>,
+    },
+    /// Deletes segments nobody can see any more.
+    SweepSegments {
+        ids: Vec<SegmentId>,
+        reply: Reply<Result<u64, BackendError>>,
+    },
+    /// Deletes up to `SWEEP_WAITING` waiting rows of a queue that is gone; answers how many.
+    SweepWaiting {
+        queue: QueueId,
+        reply: Reply<Result<u64, BackendError>>,
+    },
+    /// Ends the present log: what is left in it goes to the database, and it starts again.
+    Restart {
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+/// What `Backend::retire` was asked.
+#[derive(Clone, Copy)]
+pub(super) struct Due {
+    pub(super) results_at: Micros,
+    pub(super) tombstones_at: Micros,
+    pub(super) fires_before: Micros,
+    pub(super) limit: u32,
+}
+
+/// Waiting rows per sweep: a few milliseconds.
+pub(super) const SWEEP_WAITING: u64 = 1000;
+
+/// Below this the file system counts as full, whatever the error said.
+const NO_ROOM_BYTES: u64 = 1 << 20;
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) conn: Option<SqliteConnection>,
+    pub(super) place: Place,
+    /// Held as long as anything can be written.
+    pub(super) lock: File,
+}
+
+struct State {
+    shared: Arc<Shared>,
+    conn: Option<SqliteConnection>,
+    place: Place,
+    texts: Texts,
+    /// What `synchronous` is set to: full, or normal.
+    syncing: bool,
+    /// Bytes in the log, about, since the checkpointer was nudged and since the log began again.
+    since_nudge: u64,
+    since_restart: u64,
+}
+
+/// How far a commit came before it failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Before,
+    Commit,
+}
+
+impl Writer {
+    /// Serves until `Close`, or until every sender is gone.
+    pub(super) async fn run(self, mut requests: mpsc::Receiver<Request>) {
+        let Self {
+            shared,
+            conn,
+            place,
+            lock,
+        } = self;
+        let mut state = State {
+            shared,
+            conn,
+            place,
+            texts: Texts::new(),
+            syncing: true,
+            since_nudge: 0,
+            since_restart: 0,
+        };
+        let mut closed = None;
+        while let Some(request) = requests.recv().await {
+            // An answer nobody waits for is no error.
+            match request {
+                Request::Commit { batch, sync, reply } => {
+                    let _ = reply.send(state.commit(&batch, sync).await);
+                }
+                Request::Number { reply } => {
+                    let _ = reply.send(state.number().await);
+                }
+                Request::Retire { due, reply } => {
+                    let _ = reply.send(state.retire(due).await);
+                }
+                Request::SweepSegments { ids, reply } => {
+                    let _ = reply.send(state.sweep_segments(&ids).await);
+                }
+                Request::SweepWaiting { queue, reply } => {
+                    let _ = reply.send(state.sweep_waiting(queue).await);
+                }
+                Request::Restart { reply } => {
+                    state.restart().await;
+                    let _ = reply.send(());
+                }
+                Request::Close { reply } => {
+                    state.finish().await;
+                    closed = Some(reply);
+                    break;
+                }
+            }
+        }
+        if let Some(conn) = state.conn {
+            let _ = conn.close().await;
+        }
+        drop(lock);
+        if let Some(reply) = closed {
+            let _ = reply.send(());
+        }
+    }
+}
+
+impl State {
+    async fn commit(&mut self, batch: &Batch, sync: bool) -> Result<Committed, CommitError> {
+        if self.since_restart >= self.shared.options.wal_bytes_max {
+            self.restart().await;
+        }
+        let mark = self.place.segment_mark;
+        let (step, fault) = match self.try_commit(batch, sync).await {
+            Ok(committed) => {
+                self.committed(batch);
+                return Ok(committed);
+            }
+            Err(failed) => failed,
+        };
+        self.place.segment_mark = mark;
+        self.abandon(matches!(fault, Fault::Fence(_))).await;
+        let error = self.judge(step, fault);
+        if let CommitError::Full(_) = error {
+            self.make_room().await;
+        }
+        Err(error)
+    }
+
+    async fn try_commit(&mut self, batch: &Batch, sync: bool) -> Result<Committed, (Step, Fault)> {
+        let before = |error: sqlx::Error| (Step::Before, Fault::Sql(error));
+        self.connection().await.map_err(before)?;
+        let Self {
+            conn: Some(conn),
+            texts,
+            place,
+            syncing,
+            ..
+        } = self
+        else {
+            return Err(before(sqlx::Error::WorkerCrashed));
+        };
+        if *syncing != sync {
+            let text = if sync {
+                statement::SYNCHRONOUS_FULL
+            } else {
+                statement::SYNCHRONOUS_NORMAL
+            };
+            run(conn, text).await.map_err(before)?;
+            *syncing = sync;
+        }
+        run(conn, statement::TRANSACTION_BEGIN)
+            .await
+            .map_err(before)?;
+        let committed = apply::batch(conn, texts, place, batch)
+            .await
+            .map_err(|fault| (Step::Before, fault))?;
+        run(conn, statement::TRANSACTION_COMMIT)
+            .await
+            .map_err(|error| (Step::Commit, Fault::Sql(error)))?;
+        Ok(committed)
+    }
+
+    /// Counts what the batch added to the log and remembers what it left to sweep.
+    fn committed(&mut self, batch: &Batch) {
+        let gone = batch.definitions.iter().filter_map(|change| match change {
+            DefinitionChange::DeleteQueue(id) => Some(*id),
+            _ => None,
+        });
+        let gone: Vec<_> = gone.collect();
+        if !gone.is_empty() {
+            self.shared.doomed().queues.extend(gone);
+        }
+        self.grew(log_bytes(batch, u64::from(self.shared.options.page_bytes)));
+    }
+
+    fn grew(&mut self, bytes: u64) {
+        self.since_restart += bytes;
+        self.since_nudge += bytes;
+        if self.since_nudge >= self.shared.options.checkpoint_bytes {
+            self.since_nudge = 0;
+            self.shared.nudge.notify_one();
+        }
+    }
+
+    /// The three-valued answer. Before `commit` was asked for, nothing can be stored.
+    fn judge(&self, step: Step, fault: Fault) -> CommitError {
+        let error = match fault {
+            Fault::Fence(text) => return CommitError::NotDone(text),
+            Fault::Sql(error) => error,
+        };
+        let text = error.to_string();
+        match sqlite_code(&error) {
+            Some(code) if code & 0xff == FULL => CommitError::Full(text),
+            // The write failed for want of room, so the commit record cannot be whole.
+            Some(IOERR_WRITE | IOERR_SHMSIZE) if self.no_room() => CommitError::Full(text),
+            Some(code) if code & 0xff == BUSY || code & 0xff == LOCKED => {
+                CommitError::NotDone(text)
+            }
+            _ if step == Step::Before => CommitError::NotDone(text),
+            _ => CommitError::Unknown(text),
+        }
+    }
+
+    fn no_room(&self) -> bool {
+        room::free_bytes(&self.shared.dir).is_ok_and(|free| free < NO_ROOM_BYTES)
+    }
+
+    /// Lets go of the reserve, and of log that is in the database already, so that the batches
+    /// which free space can be stored.
+    async fn make_room(&mut self) {
+        if self.shared.ballast.release() {
+            tracing::warn!("no room for a commit: the ballast file was released");
+        }
+        self.restart().await;
+    }
+
+    /// Opens the connection again when the one before had to be given up.
+    async fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        if self.conn.is_none() {
+            self.conn = Some(connect(&self.shared.path, &self.shared.options, Role::Writer).await?);
+            self.syncing = true;
+        }
+        self.conn.as_mut().ok_or(sqlx::Error::WorkerCrashed)
+    }
+
+    /// Ends what a failed request left open. `keep` is for a fence: the connection itself is fine.
+    async fn abandon(&mut self, keep: bool) {
+        let Some(mut conn) = self.conn.take() else {
+            return;
+        };
+        // SQLite may have rolled back already, which is an error here and no harm.
+        let rolled_back = run(&mut conn, statement::TRANSACTION_ROLLBACK)
+            .await
+            .is_ok();
+        if keep && rolled_back {
+            self.conn = Some(conn);
+        } else {
+            let _ = conn.close().await;
+        }
+    }
+
+    async fn number(&mut self) -> Result<u64, BackendError> {
+        let run = self.place.run;
+        let row = sqlx::query(statement::ENGINE_READ_NUMBER)
+            .bind(run)
+            .fetch_one(self.connection().await?)
+            .await?;
+        Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
+    }
+
+    async fn retire(&mut self, due: Due) -> Result<Retired, BackendError> {
+        self.connection().await?;
+        let retired = match &mut self.conn {
+            Some(conn) => retire_rows(conn, due).await,
+            None => Err(sqlx::Error::WorkerCrashed),
+        };
+        if retired.is_err() {
+            self.abandon(false).await;
+        }
+        self.grew(u64::from(self.shared.options.page_bytes) * 8);
+        Ok(retired?)
+    }
+
+    async fn sweep_segments(&mut self, ids: &[SegmentId]) -> Result<u64, BackendError> {
+        self.connection().await?;
+        let mark = self.place.segment_mark;
+        let swept = match self {
+            Self {
+                conn: Some(conn),
+                texts,
+                place,
+                ..
+            } => sweep_rows(conn, texts, place, ids).await,
+            _ => Err(Fault::Sql(sqlx::Error::WorkerCrashed)),
+        };
+        self.grew(u64::from(self.shared.options.page_bytes) * (2 + ids.len() as u64));
+        match swept {
+            Ok(()) => Ok(ids.len() as u64),
+            Err(Fault::Fence(text)) => Err(BackendError(text)),
+            Err(Fault::Sql(error)) => {
+                self.place.segment_mark = mark;
+                self.abandon(false).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn sweep_waiting(&mut self, queue: QueueId) -> Result<u64, BackendError> {
+        let swept = sqlx::query(statement::WAITING_DELETE_OF_QUEUE)
+            .bind(queue.0.cast_signed())
+            .bind(SWEEP_WAITING.cast_signed())
+            .execute(self.connection().await?)
+            .await?
+            .rows_affected();
+        self.grew(u64::from(self.shared.options.page_bytes) * (1 + swept / 8));
+        Ok(swept)
+    }
+
+    /// Short when the checkpointer went before. A reader in the way makes it end without effect.
+    async fn restart(&mut self) {
+        let Ok(conn) = self.connection().await else {
+            return;
+        };
+        let busy = match sqlx::query(statement::CHECKPOINT_RESTART)
+            .fetch_one(conn)
+            .await
+        {
+            Ok(row) => row.try_get::<i64, _>(0).unwrap_or(1) != 0,
+            Err(error) => {
+                tracing::warn!(%error, "log restart failed");
+                true
+            }
+        };
+        let options = &self.shared.options;
+        // When it did not work, the next try comes one checkpoint later.
+        self.since_restart = if busy {
+            options
+                .wal_bytes_max
+                .saturating_sub(options.checkpoint_bytes)
+        } else {
+            0
+        };
+    }
+
+    /// The last write of a life that ended well.
+    async fn finish(&mut self) {
+        let Ok(conn) = self.connection().await else {
+            return;
+        };
+        let marked = run(conn, statement::SYNCHRONOUS_FULL).await.is_ok()
+            && run(conn, statement::ENGINE_CLOSE).await.is_ok();
+        let emptied = run(conn, statement::CHECKPOINT_TRUNCATE).await.is_ok();
+        if !(marked && emptied) {
+            tracing::warn!("the database was not closed cleanly; the next start will check it");
+        }
+        self.shared.closing.store(true, Ordering::Release);
+    }
+}
+
+async fn run(conn: &mut SqliteConnection, text: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(text).execute(conn).await.map(drop)
+}
+
+async fn sweep_rows(
+    conn: &mut SqliteConnection,
+    texts: &Texts,
+    place: &mut Place,
+    ids: &[SegmentId],
+) -> Result<(), Fault> {
+    run(conn, statement::TRANSACTION_BEGIN).await?;
+    apply::drop_segments(conn, texts, place, ids).await?;
+    run(conn, statement::TRANSACTION_COMMIT).await?;
+    Ok(())
+}
+
+async fn retire_rows(conn: &mut SqliteConnection, due: Due) -> Result<Retired, sqlx::Error> {
+    let mut retired = Retired::default();
+    let limit = due.limit;
+    run(conn, statement::TRANSACTION_BEGIN).await?;
+    for (text, at, count) in [
+        (statement::JOB_RESULT_RETIRE, due.results_at, None),
+        (
+            statement::JOB_FORGET_RESULT,
+            due.results_at,
+            Some(&mut retired.results),
+        ),
+        (
+            statement::JOB_RETIRE,
+            due.tombstones_at,
+            Some(&mut retired.tombstones),
+        ),
+        (
+            statement::JOB_KEY_RETIRE,
+            due.results_at,
+            Some(&mut retired.keys),
+        ),
+        (
+            statement::FIRE_RETIRE,
+            due.fires_before,
+            Some(&mut retired.fires),
+        ),
+    ] {
+        let done = sqlx::query(text)
+            .bind(at)
+            .bind(limit)
+            .execute(&mut *conn)
+            .await?;
+        if let Some(count) = count {
+            *count = done.rows_affected();
+        }
+    }
+    run(conn, statement::TRANSACTION_COMMIT).await?;
+    Ok(retired)
+}
+
+/// About what a batch adds to the log, in whole pages: it only has to be near enough to clock
+/// checkpoints by.
+fn log_bytes(batch: &Batch, page: u64) -> u64 {
+    let blob = |bytes: usize| (bytes as u64 / page + 1) * page;
+    let segments: u64 = batch
+        .segments
+        .iter()
+        .map(|row| blob(row.index.len() + row.data.len()))
+        .sum();
+    let waiting: u64 = batch
+        .waiting
+        .iter()
+        .map(|row| blob(row.index.len() + row.data.len()))
+        .sum();
+    let small = batch.heads.len() / 64
+        + batch.settled.len() / 8
+        + batch.jobs.len()
+        + batch.dropped_segments.len() / 2
+        + batch.dropped_waiting.len() / 8
+        + batch.definitions.len()
+        + batch.fires.len() / 8;
+    segments + waiting + (small as u64 + 3) * page
+}
+
+/// SQLite's extended result code.
+pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+const BUSY: i32 = libsqlite3_sys::SQLITE_BUSY;
+const LOCKED: i32 = libsqlite3_sys::SQLITE_LOCKED;
+const FULL: i32 = libsqlite3_sys::SQLITE_FULL;
+const IOERR_WRITE: i32 = libsqlite3_sys::SQLITE_IOERR_WRITE;
+const IOERR_SHMSIZE: i32 = libsqlite3_sys::SQLITE_IOERR_SHMSIZE;

@@ -1,0 +1,3 @@
+insert into binding (vhost, source, destination_kind, destination, routing_key, arguments)
+values (?, ?, ?, ?, ?, ?)
+on conflict do nothing

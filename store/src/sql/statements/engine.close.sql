@@ -1,0 +1,1 @@
+update engine set clean = 1 where id = 1

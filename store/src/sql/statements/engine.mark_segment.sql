@@ -1,0 +1,1 @@
+update engine set last_segment_id = max(last_segment_id, ?) where id = 1

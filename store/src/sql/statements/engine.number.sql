@@ -1,0 +1,1 @@
+update engine set commit_number = ? where id = 1

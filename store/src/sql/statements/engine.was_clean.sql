@@ -1,0 +1,1 @@
+select clean from engine where id = 1

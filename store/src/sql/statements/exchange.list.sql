@@ -1,0 +1,3 @@
+select vhost, name, kind, durable, auto_delete, internal, arguments
+from exchange
+order by vhost, name

@@ -1,0 +1,1 @@
+insert into fire (schedule, nominal_at, fired_at) values (?, ?, ?)

@@ -1,0 +1,1 @@
+delete from head where queue_id = ?

@@ -1,0 +1,3 @@
+select id, vhost, name, durable, exclusive, auto_delete, work, arguments
+from queue
+order by id

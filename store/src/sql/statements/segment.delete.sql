@@ -1,0 +1,3 @@
+delete from segment where id in (
+  ?
+)

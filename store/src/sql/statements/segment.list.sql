@@ -1,0 +1,2 @@
+select id, queue_id, first_seq, last_seq, count, bytes, transient, first_at, last_at
+from segment

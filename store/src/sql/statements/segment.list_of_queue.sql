@@ -1,0 +1,1 @@
+select id from segment where queue_id = ?

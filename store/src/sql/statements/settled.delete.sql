@@ -1,0 +1,3 @@
+delete from settled where segment_id in (
+  ?
+)

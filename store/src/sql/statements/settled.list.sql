@@ -1,0 +1,1 @@
+select segment_id, bits from settled order by segment_id

@@ -1,0 +1,1 @@
+select name, password_hash, hashing, tags from "user" order by name

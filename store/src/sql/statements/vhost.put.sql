@@ -1,0 +1,1 @@
+insert into vhost (name) values (?) on conflict (name) do nothing

@@ -1,0 +1,3 @@
+delete from waiting where (queue_id, seq) in (values
+  (?, ?)
+)

@@ -1,0 +1,1 @@
+select queue_id, seq, due_at, attempt from waiting

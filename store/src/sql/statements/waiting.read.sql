@@ -1,0 +1,3 @@
+select seq, due_at, attempt, content_index, content
+from waiting
+where queue_id = ? and seq = ?
