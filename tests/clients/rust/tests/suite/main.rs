@@ -1,0 +1,5 @@
+//! The lapin suites. AMQP_URL names the broker.
+
+mod messages;
+mod routing;
+mod topology;
