@@ -25,7 +25,7 @@ install_node() {
 
 install_go() { (cd go && go mod download && go vet ./...); }
 
-install_java() { (cd java && mvn --quiet --batch-mode test-compile); }
+install_java() { (cd java && mvn --quiet --batch-mode -Dstyle.color=never test-compile); }
 
 install_rust() { (cd rust && cargo test --quiet --locked --no-run); }
 

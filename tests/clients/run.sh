@@ -28,7 +28,7 @@ suite_node() { cd "$here/node" && timeout "$limit" node --test; }
 
 suite_go() { cd "$here/go" && timeout "$limit" go test -count=1; }
 
-suite_java() { cd "$here/java" && timeout "$limit" mvn --quiet --batch-mode test; }
+suite_java() { cd "$here/java" && timeout "$limit" mvn --quiet --batch-mode -Dstyle.color=never test; }
 
 suite_rust() { cd "$here/rust" && timeout "$limit" cargo test --quiet --locked -- --test-threads=4; }
 
@@ -37,7 +37,7 @@ closing() {
   case $1 in
     node) awk '/^# pass /{p=$3} /^# fail /{f+=$3} /^# cancelled /{f+=$3} END{if (p != "") print p, f+0}' ;;
     rust) awk '/^test result:/{p+=$4; f+=$6; seen=1} END{if (seen) print p, f}' ;;
-    *) sed -n "s/.*\b$1: \([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p" | tail -n 1 ;;
+    *) sed -n "s/.*$1: \([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p" | tail -n 1 ;;
   esac
 }
 

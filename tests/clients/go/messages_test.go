@@ -63,9 +63,8 @@ func TestMandatoryComesBackBeforeItsConfirm(t *testing.T) {
 func TestPublishingToAMissingExchangeClosesTheChannel(t *testing.T) {
 	w := newWorld(t)
 	channel := w.channel()
-	w.publish(channel, "nowhere-at-all", "k", amqp.Publishing{})
-	_, err := channel.QueueDeclare("", false, false, true, false, nil)
-	w.refused(err, 404, "NOT_FOUND - no exchange 'nowhere-at-all' in vhost '/'")
+	w.refused(w.closed(channel, func() { w.publish(channel, "nowhere-at-all", "k", amqp.Publishing{}) }), 404,
+		"NOT_FOUND - no exchange 'nowhere-at-all' in vhost '/'")
 }
 
 func TestImmediateIsNotImplemented(t *testing.T) {
@@ -228,8 +227,7 @@ func TestAnExclusiveConsumerKeepsOthersOut(t *testing.T) {
 func TestAnUnknownTagIs406(t *testing.T) {
 	w := newWorld(t)
 	channel := w.channel()
-	w.must(channel.Ack(42, false))
-	w.refused(w.closed(channel), 406, "PRECONDITION_FAILED - unknown delivery tag 42")
+	w.refused(w.closed(channel, func() { w.must(channel.Ack(42, false)) }), 406, "PRECONDITION_FAILED - unknown delivery tag 42")
 }
 
 func TestBodiesOfEverySize(t *testing.T) {
@@ -350,9 +348,9 @@ func TestDirectReplyTo(t *testing.T) {
 func TestARequestWithoutAReplyConsumerIs406(t *testing.T) {
 	w := newWorld(t)
 	channel := w.channel()
-	w.publish(channel, "", w.queue(channel, "q", nil), amqp.Publishing{ReplyTo: replyTo})
-	_, err := channel.QueueDeclare("", false, false, true, false, nil)
-	w.refused(err, 406, "PRECONDITION_FAILED - fast reply consumer does not exist")
+	queue := w.queue(channel, "q", nil)
+	w.refused(w.closed(channel, func() { w.publish(channel, "", queue, amqp.Publishing{ReplyTo: replyTo}) }), 406,
+		"PRECONDITION_FAILED - fast reply consumer does not exist")
 }
 
 func TestTransactions(t *testing.T) {

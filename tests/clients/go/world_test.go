@@ -218,11 +218,13 @@ func (w *world) refused(err error, code int, prefix string) {
 	}
 }
 
-// closed waits for the close of a channel, for methods that have no answer of their own.
-func (w *world) closed(channel *amqp.Channel) error {
+// closed does something that has no answer of its own, and waits for the close of the channel.
+func (w *world) closed(channel *amqp.Channel, action func()) error {
 	w.Helper()
+	closed := channel.NotifyClose(make(chan *amqp.Error, 1))
+	action()
 	select {
-	case err := <-channel.NotifyClose(make(chan *amqp.Error, 1)):
+	case err := <-closed:
 		return err
 	case <-time.After(patience):
 		w.Fatal("the channel stayed open")

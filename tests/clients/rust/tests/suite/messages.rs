@@ -208,20 +208,25 @@ fn a_cancelled_consumer_ends() {
     });
 }
 
+/// How the channel of this consumer ends; the error comes through its stream.
+async fn ending(consumer: &mut lapin::Consumer) -> Result<Delivery, lapin::Error> {
+    let next = tokio::time::timeout(PATIENCE, consumer.next()).await;
+    next.expect("the channel stayed open")
+        .expect("the consumer ended without an error")
+}
+
 #[test]
 fn an_unknown_tag_is_406() {
     check(|world| async move {
         let channel = world.channel().await;
         let queue = world.queue(&channel, "q", FieldTable::default()).await;
+        let mut consumer = consume(&channel, &queue, false).await;
         channel
             .basic_ack(42, BasicAckOptions::default())
             .await
             .unwrap();
-        refused(
-            passive(&channel, &queue).await,
-            406,
-            "PRECONDITION_FAILED - unknown delivery tag 42",
-        );
+        let text = "PRECONDITION_FAILED - unknown delivery tag 42";
+        refused(ending(&mut consumer).await, 406, text);
     });
 }
 
@@ -468,19 +473,11 @@ fn a_request_without_a_reply_consumer_is_406() {
     check(|world| async move {
         let channel = world.channel().await;
         let queue = world.queue(&channel, "q", FieldTable::default()).await;
-        publish(
-            &channel,
-            "",
-            &queue,
-            b"m",
-            BasicProperties::default().with_reply_to(REPLY_TO.into()),
-        )
-        .await;
-        refused(
-            passive(&channel, &queue).await,
-            406,
-            "PRECONDITION_FAILED - fast reply consumer does not exist",
-        );
+        let mut consumer = consume(&channel, &queue, true).await;
+        let properties = BasicProperties::default().with_reply_to(REPLY_TO.into());
+        publish(&channel, "", &queue, b"m", properties).await;
+        let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
+        refused(ending(&mut consumer).await, 406, text);
     });
 }
 
