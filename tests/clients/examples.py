@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Runs every program of examples/ against a running server and checks what it prints.
+
+    AMQP_URL=amqp://guest:guest@localhost:5672/ HTTP_URL=http://localhost:15672 \
+        tests/clients/examples.py [python] [node] [go] [java] [rust]
+
+Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
+the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
+The examples' queues (fib, orders, tasks, events, mails, pictures, reports) are deleted
+before and after: do not point this at a server whose queues matter.
+Needs tests/clients/install.sh python. Ends with one line of totals.
+"""
+
+import contextlib
+import os
+import pathlib
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+CLIENTS = pathlib.Path(__file__).resolve().parent
+EXAMPLES = CLIENTS.parent.parent / "examples"
+PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
+QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports"]
+PATIENCE = 30.0
+BUILD = 600.0
+
+
+class Program:
+    """A running example, its output read line by line."""
+
+    def __init__(self, folder, *command, **environment):
+        environment = os.environ | {k: str(v) for k, v in environment.items()}
+        self.name = " ".join(str(part) for part in command[-2:])
+        self.process = subprocess.Popen(
+            [str(part) for part in command], cwd=EXAMPLES / folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        self.seen = []
+        self._lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def expect(self, pattern, patience=PATIENCE):
+        """Waits for a line that matches; fails when the output ends or the time is over."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"{self.name}: no line like {pattern!r} in\n  " + "\n  ".join(self.seen))
+            self.seen.append(line)
+            if found := re.search(pattern, line):
+                return found
+
+    def ends(self, patience=PATIENCE):
+        """Waits for the end; the exit code must be 0."""
+        code = self.process.wait(patience)
+        assert code == 0, f"{self.name}: exit code {code}\n  " + "\n  ".join(self.seen)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        # The whole group, since go run and mvn start the program as a child.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def build(folder, *command):
+    subprocess.run(command, cwd=EXAMPLES / folder, check=True, timeout=BUILD)
+
+
+def publish_then_consume(folder, publisher, consumer, confirmed, confirms, got):
+    """Ten messages published with confirms arrive in order at the consumer."""
+    with Program(folder, *publisher) as program:
+        for number in range(confirms):
+            program.expect(confirmed.format(number))
+        program.ends()
+    with Program(folder, *consumer) as program:
+        program.expect("waiting for ")
+        for number in range(10):
+            program.expect(got.format(number))
+
+
+def python_confirms():
+    with Program("python", PYTHON, "publisher_confirms.py") as program:
+        for number in range(10):
+            program.expect(f"^confirmed: order {number}$")
+        program.ends()
+
+
+def python_worker():
+    """The worker answers an ordinary request, as any RabbitMQ client would send it."""
+    ask = (
+        "import os, pika; c = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL'])).channel()\n"
+        "r = c.queue_declare('', exclusive=True).method.queue\n"
+        "c.basic_publish('', 'fib', '{\"n\": 30}', pika.BasicProperties(reply_to=r, correlation_id='7'))\n"
+        "m, p, b = next(c.consume(r, auto_ack=True, inactivity_timeout=20)); print(p.correlation_id, b.decode())"
+    )
+    with Program("python", PYTHON, "worker_fib.py") as worker:
+        worker.expect("^waiting for calls$")
+        with Program("python", PYTHON, "-c", ask) as client:
+            client.expect(r'^7 {"fib": 832040}$')
+
+
+def python_reports():
+    """The consumer prints what stands in the headers of a tick."""
+    tick = (
+        "import os, pika; c = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL'])).channel()\n"
+        "c.basic_publish('', 'reports', '{}', pika.BasicProperties("
+        "headers={'x-schedule': 'report', 'x-scheduled-time': '2026-01-05T08:00:00Z'})); c.connection.close()"
+    )
+    with Program("python", PYTHON, "consumer_reports.py") as consumer:
+        consumer.expect("^waiting for ticks$")
+        with Program("python", PYTHON, "-c", tick) as publisher:
+            publisher.ends()
+        consumer.expect("^tick of report due at 2026-01-05T08:00:00Z: {}$")
+
+
+def python_call():
+    """The call gets its answer at once, or as a job when it takes longer than it waits."""
+    with Program("python", PYTHON, "worker_fib.py") as worker:
+        worker.expect("^waiting for calls$")
+        with Program("python", PYTHON, "call.py", "30") as call:
+            call.expect(r'^answer at once: {"fib": 832040}$')
+            call.ends()
+    # Nobody works now: the call is accepted, and answered when a worker comes.
+    with Program("python", PYTHON, "call.py", "10") as call:
+        call.expect("^accepted: http.*/v1/jobs/")
+        call.expect("^state: (scheduled|queued|running|retrying)$")
+        with Program("python", PYTHON, "worker_fib.py"):
+            call.expect("^state: succeeded$")
+            call.expect(r'^answer: {"fib": 55}$')
+        call.ends()
+
+
+def schedule():
+    """The schedule of the example ticks, once its cron says every second."""
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            ports.append(held.getsockname()[1])
+    text = (EXAMPLES / "schedule" / "leveret.toml").read_text()
+    often, count = re.subn(r'(?m)^cron = ".*?"', 'cron = "* * * * * *"', text)
+    assert count == 1
+    with tempfile.TemporaryDirectory() as home:
+        config = pathlib.Path(home) / "leveret.toml"
+        config.write_text(often)
+        # serve is a long command line, but it is all there is to a server of one's own.
+        server = Program(
+            ".", os.path.abspath(os.environ["LEVERET"]), "serve", "--config", config, "--data-dir", home,
+            "--amqp-listen", f"127.0.0.1:{ports[0]}", "--http-listen", f"127.0.0.1:{ports[1]}",
+        )
+        with server:
+            deadline = time.monotonic() + PATIENCE
+            while socket.socket().connect_ex(("127.0.0.1", ports[0])) != 0:
+                assert time.monotonic() < deadline, "the server does not listen"
+                time.sleep(0.1)
+            url = f"amqp://guest:guest@127.0.0.1:{ports[0]}/"
+            with Program("python", PYTHON, "consumer_reports.py", AMQP_URL=url) as consumer:
+                ticks = [consumer.expect(r"^tick of report due at (\S+): {}$")[1] for _ in range(3)]
+    assert len(set(ticks)) == 3, ticks
+    assert sorted(ticks) == ticks, ticks
+
+
+def node_tasks():
+    publish_then_consume("node", ("node", "publish.js"), ("node", "worker.js"), "^confirmed: 10 tasks$", 1, "^done: task {}$")
+
+
+def go_events():
+    publish_then_consume("go", ("go", "run", "./publish"), ("go", "run", "./consume"), "^confirmed: event {}$", 10, "^got: event {}$")
+
+
+def java_mails():
+    maven = ("mvn", "-q", "-B", "-Dstyle.color=never", "exec:java")
+    publish_then_consume(
+        "java", (*maven, "-Dexec.mainClass=Publish"), (*maven, "-Dexec.mainClass=Consume"),
+        "confirmed: 10 mails$", 1, "^got: mail {}$",
+    )
+
+
+def rust_pictures():
+    cargo = ("cargo", "run", "--quiet", "--locked", "--bin")
+    publish_then_consume("rust", (*cargo, "publish"), (*cargo, "consume"), "^confirmed: picture {}$", 10, "^got: picture {}$")
+
+
+def checks(language):
+    match language:
+        case "python":
+            yield from (python_confirms, python_worker, python_reports)
+            if os.environ.get("HTTP_URL"):
+                yield python_call
+            else:
+                print("call.py is left out, for HTTP_URL is not set")
+            if os.environ.get("LEVERET"):
+                yield schedule
+            else:
+                print("schedule/leveret.toml is left out, for LEVERET is not set")
+        case "node":
+            build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
+            yield node_tasks
+        case "go":
+            build("go", "go", "build", "./...")
+            yield go_events
+        case "java":
+            build("java", "mvn", "-q", "-B", "-Dstyle.color=never", "compile")
+            yield java_mails
+        case "rust":
+            build("rust", "cargo", "build", "--quiet", "--locked")
+            yield rust_pictures
+        case _:
+            sys.exit(f"unknown language {language!r}")
+
+
+def clean():
+    script = (
+        "import os, sys, pika; n = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL']))\n"
+        "c = n.channel(); [c.queue_delete(q) for q in sys.argv[1:]]; n.close()"
+    )
+    subprocess.run([PYTHON, "-c", script, *QUEUES], check=True, timeout=PATIENCE)
+
+
+def main():
+    if "AMQP_URL" not in os.environ:
+        sys.exit("examples.py: AMQP_URL is not set")
+    passed = failed = 0
+    clean()
+    for language in sys.argv[1:] or ["python", "node", "go", "java", "rust"]:
+        for check in checks(language):
+            started = time.monotonic()
+            try:
+                check()
+                passed += 1
+                print(f"ok {check.__name__} ({time.monotonic() - started:.1f} s)", flush=True)
+            except (AssertionError, subprocess.SubprocessError) as error:
+                failed += 1
+                print(f"FAILED {check.__name__}: {error}", flush=True)
+    clean()
+    print(f"examples: {passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+main()
