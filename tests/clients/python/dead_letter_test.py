@@ -171,12 +171,16 @@ def test_expired_behind_a_live_head_is_not_delivered(channel, names, grave):
 
 def test_an_unacked_message_does_not_expire(channel, names, grave):
     exchange, tomb = grave
-    queue = declare(channel, names, message_ttl=300, dead_letter_exchange=exchange)
+    queue = declare(channel, names, message_ttl=100, dead_letter_exchange=exchange)
+    # The consumer stands ready, so that the first message is out of the queue at once.
+    channel.basic_qos(prefetch_count=1)
+    inbox = Inbox(channel, queue)
     channel.basic_publish("", queue, b"held")
+    inbox.wait(1)
     channel.basic_publish("", queue, b"behind")
-    tag = get(channel, queue, auto_ack=False)[0].delivery_tag
     assert get(channel, tomb)[2] == b"behind"
     assert ready(channel, tomb) == 0
     # Once back in the queue its time is up.
-    channel.basic_nack(tag, requeue=True)
+    channel.basic_cancel(inbox.tag)
+    channel.basic_nack(inbox.tags[0], requeue=True)
     assert get(channel, tomb)[2] == b"held"
