@@ -1,8 +1,548 @@
 //! The store: what is accepted is kept, held by one, and settled once.
+//!
+//! Keeps: the promises I1 (one place per message), I2 (confirmed means on disk), I3 (redelivered
+//! messages say so), I4 (order), I5 (bounded failures), I6 (one final state per job), I7 (one
+//! firing per nominal time).
+//! Never: a socket, a protocol state, a time zone.
+//! In: `scheduler` fires, `gateway` publishes, consumes, declares and submits.
 
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use amqp::content::{Address, Block};
+use amqp::field::Table;
+use tokio::sync::{Notify, oneshot};
+
+pub mod clock;
+pub mod definitions;
 pub mod error;
-pub mod log {
-    pub mod batch;
-}
+pub mod log;
 pub mod model;
+pub mod password;
+pub mod queue;
+pub mod rules;
+pub mod shard;
 pub mod sql;
+pub mod topology;
+
+pub use error::{Error, Result};
+use log::batch::{DefinitionChange, JobChange};
+use model::*;
+use queue::{Chunk, Log};
+use shard::Shard;
+use topology::arguments::Arguments;
+use topology::{Binding, Exchange};
+
+/// Bodies kept in memory beyond what is needed at once, bytes.
+const MEMORY_BUDGET: u64 = 96 << 20;
+/// How often time is looked at: expiry, leases, retries.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Message bodies kept in memory, bytes; those beyond live on disk only.
+    pub memory_budget: u64,
+    /// The work rules hold for every queue (`work_rules = "all"`).
+    pub work_rules_all: bool,
+    /// First user: name and password, made when there is no user at all.
+    pub default_user: (String, String),
+    pub default_vhost: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memory_budget: MEMORY_BUDGET,
+            work_rules_all: false,
+            default_user: ("guest".into(), "guest".into()),
+            default_vhost: "/".into(),
+        }
+    }
+}
+
+/// A tick to fire: one message and one line of the ledger.
+#[derive(Clone)]
+pub struct Fire {
+    pub schedule: String,
+    pub spec_hash: u64,
+    pub nominal_at: Micros,
+    pub vhost: String,
+    pub exchange: String,
+    pub routing_key: String,
+    /// Raw AMQP properties.
+    pub properties: Vec<u8>,
+    pub body: Vec<u8>,
+}
+
+/// One queue, as metrics see it.
+#[derive(Clone, Debug)]
+pub struct QueueStats {
+    pub vhost: Arc<str>,
+    pub name: Arc<str>,
+    pub ready: u64,
+    pub unacked: u64,
+    pub waiting: u64,
+    pub consumers: u64,
+    pub oldest_ready_at: Option<Micros>,
+    pub ready_bytes: u64,
+    pub dead_letter: bool,
+}
+
+/// A look at everything, for metrics.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    pub queues: Vec<QueueStats>,
+    pub connections: u64,
+    pub channels: u64,
+    pub counters: shard::Counters,
+    pub resident_bytes: u64,
+    pub blocked: bool,
+}
+
+/// A cheap handle on the one store of this process.
+#[derive(Clone)]
+pub struct Store(Arc<StoreInner>);
+
+pub(crate) struct StoreInner {
+    shard: Mutex<Shard>,
+    pub(crate) backend: Arc<dyn sql::Backend>,
+    pub(crate) writer: Arc<Notify>,
+    loader: Arc<Notify>,
+    pub(crate) drained: Notify,
+    stopping: AtomicBool,
+    keys: Mutex<HashSet<String>>,
+}
+
+impl StoreInner {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shard> {
+        // A panic under the lock may have broken an invariant: crash before corrupt.
+        self.shard.lock().unwrap_or_else(|_| {
+            tracing::error!("a panic left the queues in an unknown state, stopping");
+            std::process::exit(70)
+        })
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Resolves when somebody waits for a commit.
+    pub(crate) async fn urgent(&self) {
+        while !self.lock().wanted {
+            self.writer.notified().await;
+        }
+    }
+}
+
+/// Held while a request with an idempotency key is being accepted.
+pub struct KeyGuard {
+    store: Arc<StoreInner>,
+    scope: String,
+}
+
+impl Drop for KeyGuard {
+    fn drop(&mut self) {
+        if let Ok(mut keys) = self.store.keys.lock() {
+            keys.remove(&self.scope);
+        }
+    }
+}
+
+impl Store {
+    /// Recovers and starts serving.
+    ///
+    /// # Errors
+    /// `Io` when the database cannot be read, `Corrupt` when its contents contradict each other.
+    pub async fn open(backend: Arc<dyn sql::Backend>, options: Options) -> Result<Self> {
+        let image = backend.load().await.map_err(|e| Error::Io(e.to_string()))?;
+        let (writer, loader) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let mut shard = Shard::new(options, writer.clone(), loader.clone());
+        recover(&mut shard, image, backend.as_ref()).await?;
+        let inner = Arc::new(StoreInner {
+            shard: Mutex::new(shard),
+            backend,
+            writer,
+            loader,
+            drained: Notify::new(),
+            stopping: AtomicBool::new(false),
+            keys: Mutex::new(HashSet::new()),
+        });
+        tokio::spawn(log::writer::run(inner.clone()));
+        tokio::spawn(load(inner.clone()));
+        tokio::spawn(tick(inner.clone()));
+        let store = Self(inner);
+        store.on_disk().await?;
+        Ok(store)
+    }
+
+    /// The queues. Held for one batch of work, never across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Shard> {
+        self.0.lock()
+    }
+
+    /// Returns when everything done so far is on disk.
+    pub async fn on_disk(&self) -> Result<()> {
+        let told = self.lock().on_disk();
+        told.await.map_err(|_| Error::Stopped)
+    }
+
+    pub fn backend(&self) -> &Arc<dyn sql::Backend> {
+        &self.0.backend
+    }
+
+    pub fn now(&self) -> Micros {
+        clock::now()
+    }
+
+    pub fn new_job_id(&self) -> JobId {
+        JobId(clock::new_id())
+    }
+
+    /// Accepts a call: job, key and message in one commit; returns when it is on disk.
+    ///
+    /// # Errors
+    /// `NotFound` when the queue does not exist.
+    pub async fn submit_call(
+        &self,
+        job: Job,
+        key: Option<KeyClaim>,
+        queue: &str,
+        properties: Vec<u8>,
+        body: Vec<u8>,
+    ) -> Result<()> {
+        let mut block = Block::default();
+        block.push(&Address::new(b"", queue.as_bytes()), &properties, &body);
+        let block = Arc::new(block);
+        let told = {
+            let mut shard = self.lock();
+            let vhost = job.vhost.clone();
+            let id = shard.queue(0, &vhost, queue)?;
+            shard.make_work_queue(id);
+            shard.pending.jobs.push(JobChange::Submit { job: Box::new(job), key });
+            shard.counters.jobs_submitted += 1;
+            shard.publish(&vhost, None, &block, (0, 1), 0)?;
+            shard.on_disk()
+        };
+        told.await.map_err(|_| Error::Stopped)
+    }
+
+    /// `None`: a request with this scope is being accepted right now.
+    pub fn claim_key(&self, scope: &str) -> Option<KeyGuard> {
+        let mut keys = self.0.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        keys.insert(scope.to_owned())
+            .then(|| KeyGuard { store: self.0.clone(), scope: scope.to_owned() })
+    }
+
+    /// Returns when the job became final, or after `limit`.
+    pub async fn wait_job(&self, id: JobId, limit: Duration) {
+        let (tell, told) = oneshot::channel();
+        self.lock().job_waiters.entry(id).or_default().push(tell);
+        // It may have become final before the waiter was there.
+        if let Ok(Some(job)) = self.0.backend.job(id).await
+            && job.state.is_final()
+        {
+            return;
+        }
+        let _ = tokio::time::timeout(limit, told).await;
+        let mut shard = self.lock();
+        if let Some(waiters) = shard.job_waiters.get_mut(&id) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                shard.job_waiters.remove(&id);
+            }
+        }
+    }
+
+    /// Ends a job; false when it had ended before.
+    pub async fn finish_job(
+        &self,
+        id: JobId,
+        state: JobState,
+        error: Option<JobError>,
+        result: Option<JobResult>,
+    ) -> Result<bool> {
+        let known = self.0.backend.job(id).await.map_err(|e| Error::Io(e.to_string()))?;
+        if known.is_none_or(|job| job.state.is_final()) {
+            return Ok(false);
+        }
+        let at = clock::now();
+        let told = {
+            let mut shard = self.lock();
+            shard.pending.jobs.push(JobChange::Finish { id, state, at, error, result });
+            shard.on_disk()
+        };
+        told.await.map_err(|_| Error::Stopped)?;
+        Ok(true)
+    }
+
+    /// True when the password is the user's; `guest` comes from loopback only, as in RabbitMQ.
+    pub fn check_password(&self, user: &str, password: &str, peer_is_loopback: bool) -> bool {
+        let known = self.lock().users.get(user).cloned();
+        let right = password::verify(known.as_ref(), password);
+        right && (user != "guest" || peer_is_loopback)
+    }
+
+    pub fn has_queue(&self, vhost: &str, queue: &str) -> bool {
+        self.lock().vhosts.get(vhost).is_some_and(|names| names.queues.contains_key(queue))
+    }
+
+    /// A durable work queue that is there afterwards.
+    pub async fn declare_work_queue(&self, vhost: &str, queue: &str) -> Result<()> {
+        self.lock().ensure_queue(&vhost.into(), queue, true);
+        self.on_disk().await
+    }
+
+    pub fn schedule_rows(&self) -> Vec<ScheduleRow> {
+        self.lock().schedules.values().cloned().collect()
+    }
+
+    /// Ledger lines and messages in one commit; a nominal time at or before the newest is left out.
+    pub async fn fire(&self, fires: Vec<Fire>) -> Result<()> {
+        let told = {
+            let mut shard = self.lock();
+            let fired_at = clock::now();
+            for fire in fires {
+                let known = shard.schedules.get(&fire.schedule);
+                if known.is_some_and(|row| {
+                    row.spec_hash == fire.spec_hash && row.last_nominal_at >= fire.nominal_at
+                }) {
+                    continue;
+                }
+                let mut block = Block::default();
+                let address = Address::new(fire.exchange.as_bytes(), fire.routing_key.as_bytes());
+                block.push(&address, &fire.properties, &fire.body);
+                let vhost: Arc<str> = fire.vhost.as_str().into();
+                let _ = shard.publish(&vhost, None, &Arc::new(block), (0, 1), 0);
+                let row = ScheduleRow {
+                    name: fire.schedule.clone(),
+                    spec_hash: fire.spec_hash,
+                    last_nominal_at: fire.nominal_at,
+                };
+                shard.pending.fires.push(FireRow {
+                    schedule: fire.schedule,
+                    nominal_at: fire.nominal_at,
+                    fired_at,
+                });
+                shard.put_schedule(row);
+            }
+            shard.on_disk()
+        };
+        told.await.map_err(|_| Error::Stopped)
+    }
+
+    pub async fn put_schedule(&self, row: ScheduleRow) -> Result<()> {
+        let told = {
+            let mut shard = self.lock();
+            shard.put_schedule(row);
+            shard.on_disk()
+        };
+        told.await.map_err(|_| Error::Stopped)
+    }
+
+    pub fn stats(&self) -> Stats {
+        let shard = self.lock();
+        let queues = shard.queues.values().map(|queue| QueueStats {
+            vhost: queue.spec.vhost.clone(),
+            name: queue.spec.name.clone(),
+            ready: queue.log.ready(),
+            unacked: queue.log.unacked(),
+            waiting: queue.log.waiting.len() as u64,
+            consumers: queue.consumers.len() as u64,
+            oldest_ready_at: queue.log.oldest_ready_at(),
+            ready_bytes: queue.log.ready_bytes(),
+            dead_letter: queue.spec.name.ends_with(".dlq"),
+        });
+        Stats {
+            queues: queues.collect(),
+            connections: shard.sessions.len() as u64,
+            channels: shard.sessions.values().map(|s| s.channels.len() as u64).sum(),
+            counters: shard.counters.clone(),
+            resident_bytes: shard.queues.values().map(|queue| queue.log.resident).sum(),
+            blocked: shard.is_blocked(),
+        }
+    }
+
+    /// Publishers must wait (or may go on): an alarm from outside, e.g. a nearly full disk.
+    pub fn set_blocked(&self, reason: Option<String>) {
+        self.lock().set_blocked(reason);
+    }
+
+    /// Drains: one last commit with exact heads, then the database is closed. Sessions are closed
+    /// before.
+    pub async fn stop(&self) {
+        self.lock().settle_marks();
+        self.0.stopping.store(true, Ordering::Release);
+        let _ = self.on_disk().await;
+        self.0.backend.close().await;
+    }
+}
+
+impl Shard {
+    fn put_schedule(&mut self, row: ScheduleRow) {
+        self.pending.schedules.retain(|known| known.name != row.name);
+        self.pending.schedules.push(row.clone());
+        self.schedules.insert(row.name.clone(), row);
+    }
+}
+
+async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backend) -> Result<()> {
+    (shard.last_queue, shard.last_segment) = (image.last_queue_id, image.last_segment_id);
+    for vhost in &image.vhosts {
+        shard.add_vhost(&vhost.name);
+    }
+    shard.users = image.users.into_iter().map(|user| (user.name.clone(), user)).collect();
+    shard.permissions = image.permissions;
+    for spec in image.exchanges {
+        let Some(names) = shard.vhosts.get_mut(&spec.vhost) else { continue };
+        let table = Table::parse(&spec.arguments).unwrap_or_default();
+        let alternate = table.find("alternate-exchange").and_then(|v| v.as_text()).map(str::to_owned);
+        let exchange = Exchange { spec, alternate, bindings: Vec::new() };
+        names.exchanges.insert(exchange.spec.name.clone(), exchange);
+    }
+    let heads: HashMap<QueueId, _> = image.heads.into_iter().map(|head| (head.queue, head)).collect();
+    let bits: HashMap<SegmentId, Vec<u8>> = image.settled.into_iter().collect();
+    let mut segments: HashMap<QueueId, Vec<sql::SegmentHeader>> = HashMap::new();
+    for segment in image.segments {
+        segments.entry(segment.queue).or_default().push(segment);
+    }
+    for spec in image.queues {
+        let head = heads.get(&spec.id).copied();
+        let (from, handed) = head.map_or((0, 0), |row| (row.head, row.handed));
+        let mut chunks = VecDeque::new();
+        let mut next = head.map_or(0, |row| row.next);
+        let mut partial = Vec::new();
+        for header in segments.remove(&spec.id).unwrap_or_default() {
+            next = next.max(header.last_seq + 1);
+            let (id, first, last) = (header.id, header.first_seq, header.last_seq);
+            let mut chunk = Chunk::saved(id, first, last, header.count, header.bytes, header.first_at);
+            let settled = bits.get(&id);
+            if from > first || settled.is_some() {
+                chunk.mark_settled(from, settled.map(Vec::as_slice));
+                partial.push((id, first, header.first_at));
+            }
+            chunks.push_back(chunk);
+        }
+        let arguments = Table::parse(&spec.arguments)
+            .ok()
+            .and_then(|table| Arguments::parse(&table, spec.work || shard.options.work_rules_all).ok())
+            .unwrap_or_default();
+        let id = spec.id;
+        let mut log = Log::recovered(chunks, from, handed, next);
+        for (segment, first, first_at) in partial {
+            let pieces = read(backend, segment, first, first_at).await;
+            log.recount(segment, pieces);
+        }
+        shard.insert_queue(spec, arguments, log);
+        shard.mark(id);
+    }
+    for waiting in image.waiting {
+        if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
+            queue.log.waiting.insert(waiting.seq, waiting.due_at);
+            queue.log.attempts.insert(waiting.seq, waiting.attempt);
+        }
+    }
+    for spec in image.bindings {
+        let names = shard.vhosts.get_mut(&spec.vhost);
+        if let Some(exchange) = names.and_then(|names| names.exchanges.get_mut(&spec.source)) {
+            exchange.bindings.push(Binding::new(spec));
+        }
+    }
+    shard.schedules = image.schedules.into_iter().map(|row| (row.name.clone(), row)).collect();
+    first_start(shard);
+    Ok(())
+}
+
+fn first_start(shard: &mut Shard) {
+    let vhost: Arc<str> = shard.options.default_vhost.as_str().into();
+    if !shard.has_vhost(&vhost) {
+        shard.add_vhost(&vhost);
+        shard.pending.definitions.push(DefinitionChange::PutVhost(VhostSpec { name: vhost.clone() }));
+    }
+    let (name, password) = shard.options.default_user.clone();
+    if shard.users.is_empty() {
+        let user: Arc<str> = name.into();
+        let spec = UserSpec {
+            name: user.clone(),
+            password_hash: password::hash(&password),
+            hashing: password::SHA256.into(),
+            tags: "administrator".into(),
+        };
+        let all = || ".*".to_owned();
+        let permission =
+            PermissionSpec { vhost, user: user.clone(), configure: all(), write: all(), read: all() };
+        shard.pending.definitions.push(DefinitionChange::PutUser(spec.clone()));
+        shard.pending.definitions.push(DefinitionChange::PutPermission(permission.clone()));
+        shard.users.insert(user, spec);
+        shard.permissions.push(permission);
+    }
+}
+
+async fn read(
+    backend: &dyn sql::Backend,
+    id: SegmentId,
+    first: Seq,
+    at: Micros,
+) -> Vec<queue::Piece> {
+    match backend.read_segment(id).await {
+        Ok(Some(body)) => match log::segment::decode(&body.index, body.data, first, at) {
+            Some(decoded) => {
+                if !decoded.damaged.is_empty() {
+                    tracing::error!(segment = id.0, damaged = ?decoded.damaged, "damaged messages");
+                }
+                decoded.pieces
+            }
+            None => {
+                tracing::error!(segment = id.0, "the segment's index is damaged");
+                Vec::new()
+            }
+        },
+        Ok(None) => Vec::new(),
+        Err(error) => {
+            tracing::error!(segment = id.0, %error, "the segment cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// Reads bodies back, off the queues' path.
+async fn load(store: Arc<StoreInner>) {
+    loop {
+        store.loader.notified().await;
+        loop {
+            let (loads, dues) = {
+                let mut shard = store.lock();
+                (std::mem::take(&mut shard.loads), std::mem::take(&mut shard.due_reads))
+            };
+            if loads.is_empty() && dues.is_empty() {
+                break;
+            }
+            for (queue, segment) in loads {
+                let place = store.lock().queues.get(&queue).and_then(|q| q.log.place_of(segment));
+                let Some((first, at)) = place else { continue };
+                let pieces = read(store.backend.as_ref(), segment, first, at).await;
+                store.lock().loaded(queue, segment, pieces);
+            }
+            for (queue, seqs) in dues {
+                match store.backend.read_waiting(queue, seqs).await {
+                    Ok(rows) => {
+                        let mut shard = store.lock();
+                        rows.iter().for_each(|row| shard.woken(row));
+                    }
+                    Err(error) => tracing::error!(%error, "waiting messages cannot be read"),
+                }
+            }
+        }
+    }
+}
+
+async fn tick(store: Arc<StoreInner>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !store.is_stopping() {
+        interval.tick().await;
+        store.lock().tick();
+    }
+}

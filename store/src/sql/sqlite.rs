@@ -29,9 +29,14 @@ use super::*;
 
 mod apply;
 mod checkpoint;
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod measure;
 pub(super) mod migration;
 mod reader;
 mod room;
+mod script;
 pub(super) mod statement;
 mod writer;
 
@@ -571,7 +576,7 @@ fn closed() -> BackendError {
 const OLDEST_SQLITE: &str = "3.51.3";
 const SYNCHRONOUS_FULL: i64 = 2;
 /// Nobody else writes, so only a checkpoint or a reader in its way is ever waited for.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// All texts in all their row counts, so that none is ever parsed twice.
 const STATEMENTS_PREPARED: usize = 256;
 const READERS: usize = 2;

@@ -1,12 +1,13 @@
-//! Writes one batch into an open transaction: few, fat statements.
+//! Writes one batch: `begin`, few, fat statements, `commit`, in as few trips as its size allows.
 //!
 //! Keeps: the order that `Backend::commit` promises. A fence that holds (a tick fired twice, a key
 //! claimed twice) is a `Fault`, and the caller rolls everything back.
-//! Never: begins or commits.
+//! Never: judges what a failure means; never rolls back.
 //! In: `writer`.
 
 use sqlx::{SqliteConnection, SqliteExecutor};
 
+use super::script::Script;
 use super::statement::{self, Rows};
 use crate::log::batch::*;
 use crate::model::*;
@@ -17,7 +18,10 @@ pub(super) const MARK_AHEAD: u64 = 4096;
 /// Why a statement or a fence stopped the batch.
 #[derive(Debug)]
 pub(super) enum Fault {
+    /// `commit` was not reached.
     Sql(sqlx::Error),
+    /// `commit` was sent, alone or after others in one trip: it may have been reached.
+    Ending(sqlx::Error),
     Fence(String),
 }
 
@@ -59,73 +63,96 @@ pub(super) struct Place {
     pub(super) segment_mark: u64,
 }
 
-/// Writes all of `batch`. `place` is changed only as far as the transaction is, so a caller that
-/// rolls back must restore it.
+/// Commits all of `batch`. `place` runs ahead of what is committed: after a fault, the caller rolls
+/// back and restores it.
 pub(super) async fn batch(
     conn: &mut SqliteConnection,
     texts: &Texts,
     place: &mut Place,
     batch: &Batch,
 ) -> Result<Committed, Fault> {
-    for change in &batch.definitions {
-        define(conn, change).await?;
+    let mut script = if is_small(batch) {
+        Script::joined()
+    } else {
+        Script::single()
+    };
+    script.statement(conn, statement::TRANSACTION_BEGIN).await?;
+    if !batch.definitions.is_empty() {
+        script.send(conn).await?;
+        for change in &batch.definitions {
+            define(conn, change).await?;
+        }
     }
     for segment in &batch.segments {
-        insert_segment(conn, segment).await?;
+        insert_segment(conn, &mut script, segment).await?;
     }
-    put_settled(conn, texts, &batch.settled).await?;
-    drop_segments(conn, texts, place, &batch.dropped_segments).await?;
-    put_heads(conn, texts, place.run, batch).await?;
-    drop_waiting(conn, texts, &batch.dropped_waiting).await?;
-    put_waiting(conn, texts, &batch.waiting).await?;
-    let committed = change_jobs(conn, texts, &batch.jobs).await?;
-    for name in &batch.dropped_schedules {
-        sqlx::query(statement::SCHEDULE_DELETE)
-            .bind(name)
-            .execute(&mut *conn)
-            .await?;
+    put_settled(conn, &mut script, texts, &batch.settled).await?;
+    drop_segments(conn, &mut script, texts, place, &batch.dropped_segments).await?;
+    put_heads(conn, &mut script, texts, place.run, batch).await?;
+    drop_waiting(conn, &mut script, texts, &batch.dropped_waiting).await?;
+    put_waiting(conn, &mut script, texts, &batch.waiting).await?;
+    let mut committed = Committed::default();
+    if has_more(batch) {
+        script.send(conn).await?;
+        committed = change_jobs(conn, texts, &batch.jobs).await?;
+        put_schedules(conn, batch).await?;
+        for fire in &batch.fires {
+            insert_fire(conn, fire).await?;
+        }
     }
-    for row in &batch.schedules {
-        sqlx::query(statement::SCHEDULE_PUT)
-            .bind(&row.name)
-            .bind(row.spec_hash.cast_signed())
-            .bind(row.last_nominal_at)
-            .execute(&mut *conn)
-            .await?;
-    }
-    for fire in &batch.fires {
-        insert_fire(conn, fire).await?;
-    }
+    script
+        .statement(conn, statement::TRANSACTION_COMMIT)
+        .await?;
+    script.send(conn).await.map_err(Fault::Ending)?;
     Ok(committed)
+}
+
+/// True when the batch has rows whose answers matter, one by one.
+fn has_more(batch: &Batch) -> bool {
+    !batch.jobs.is_empty()
+        || !batch.schedules.is_empty()
+        || !batch.dropped_schedules.is_empty()
+        || !batch.fires.is_empty()
+}
+
+/// True for the batches that come by the thousand each second: all their shapes together are few
+/// enough to stay prepared.
+fn is_small(batch: &Batch) -> bool {
+    batch.segments.len() <= 4
+        && batch.settled.len() <= 64
+        && batch.dropped_segments.len() <= 64
+        && batch.heads.len() <= 64
+        && batch.waiting.len() <= 1
+        && batch.dropped_waiting.len() <= 8
 }
 
 /// Deletes segments and what is settled in them.
 pub(super) async fn drop_segments(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     texts: &Texts,
     place: &mut Place,
     ids: &[SegmentId],
-) -> Result<(), Fault> {
+) -> Result<(), sqlx::Error> {
     let Some(highest) = ids.iter().map(|id| id.0).max() else {
         return Ok(());
     };
     if highest > place.segment_mark {
         let mark = highest + MARK_AHEAD;
-        sqlx::query(statement::ENGINE_MARK_SEGMENT)
-            .bind(mark.cast_signed())
-            .execute(&mut *conn)
+        script
+            .statement(conn, statement::ENGINE_MARK_SEGMENT)
             .await?;
+        script.number(mark)?;
         place.segment_mark = mark;
     }
     for rows in [&texts.segment_delete, &texts.settled_delete] {
         let mut left = ids;
-        while let Some(last) = left.last().copied() {
+        while let Some(last) = left.last() {
             let (places, text) = rows.with_room_for(left.len());
-            let mut query = sqlx::query(text);
+            script.statement(conn, text).await?;
             for at in 0..places {
-                query = query.bind(left.get(at).unwrap_or(&last).0.cast_signed());
+                script.number(left.get(at).unwrap_or(last).0)?;
             }
-            query.execute(&mut *conn).await?;
             left = &left[places.min(left.len())..];
         }
     }
@@ -245,41 +272,39 @@ async fn bind_or_unbind(
 
 async fn insert_segment(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     segment: &SegmentRow,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(statement::SEGMENT_INSERT)
-        .bind(segment.id.0.cast_signed())
-        .bind(segment.queue.0.cast_signed())
-        .bind(segment.first_seq.cast_signed())
-        .bind(segment.last_seq.cast_signed())
-        .bind(segment.count)
-        .bind(segment.bytes.cast_signed())
-        .bind(segment.transient)
-        .bind(segment.first_at)
-        .bind(segment.last_at)
-        .bind(&segment.index)
-        .bind(&segment.data)
-        .execute(conn)
-        .await
-        .map(drop)
+    script.statement(conn, statement::SEGMENT_INSERT).await?;
+    script.number(segment.id.0)?;
+    script.number(segment.queue.0)?;
+    script.number(segment.first_seq)?;
+    script.number(segment.last_seq)?;
+    script.value(segment.count)?;
+    script.number(segment.bytes)?;
+    script.value(segment.transient)?;
+    script.value(segment.first_at)?;
+    script.value(segment.last_at)?;
+    script.value(&*segment.index)?;
+    script.value(&*segment.data)
 }
 
 async fn put_settled(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     texts: &Texts,
     mut left: &[SettledRow],
 ) -> Result<(), sqlx::Error> {
-    while !left.is_empty() {
-        let (places, text) = texts.settled_put.filled_by(left.len());
-        let mut query = sqlx::query(text);
-        for row in &left[..places] {
-            query = query
-                .bind(row.segment.0.cast_signed())
-                .bind(row.queue.0.cast_signed())
-                .bind(&row.bits);
+    while let Some(last) = left.last() {
+        let (places, text) = texts.settled_put.with_room_for(left.len());
+        script.statement(conn, text).await?;
+        for at in 0..places {
+            let row = left.get(at).unwrap_or(last);
+            script.number(row.segment.0)?;
+            script.number(row.queue.0)?;
+            script.value(&*row.bits)?;
         }
-        query.execute(&mut *conn).await?;
-        left = &left[places..];
+        left = &left[places.min(left.len())..];
     }
     Ok(())
 }
@@ -287,55 +312,51 @@ async fn put_settled(
 /// The heads carry the commit's number. Only a batch without heads pays for a write of its own.
 async fn put_heads(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     texts: &Texts,
     run: i64,
     batch: &Batch,
 ) -> Result<(), sqlx::Error> {
-    let number = batch.number.cast_signed();
-    if batch.heads.is_empty() {
-        return sqlx::query(statement::ENGINE_NUMBER)
-            .bind(number)
-            .execute(conn)
-            .await
-            .map(drop);
-    }
     let mut left = &*batch.heads;
-    while !left.is_empty() {
-        let (places, text) = texts.head_put.filled_by(left.len());
-        let mut query = sqlx::query(text);
-        for row in &left[..places] {
-            query = query
-                .bind(row.queue.0.cast_signed())
-                .bind(row.head.cast_signed())
-                .bind(row.handed.cast_signed())
-                .bind(row.next.cast_signed())
-                .bind(run)
-                .bind(number);
+    if left.is_empty() {
+        script.statement(conn, statement::ENGINE_NUMBER).await?;
+        return script.number(batch.number);
+    }
+    while let Some(last) = left.last() {
+        let (places, text) = texts.head_put.with_room_for(left.len());
+        script.statement(conn, text).await?;
+        for at in 0..places {
+            let row = left.get(at).unwrap_or(last);
+            script.number(row.queue.0)?;
+            script.number(row.head)?;
+            script.number(row.handed)?;
+            script.number(row.next)?;
+            script.value(run)?;
+            script.number(batch.number)?;
         }
-        query.execute(&mut *conn).await?;
-        left = &left[places..];
+        left = &left[places.min(left.len())..];
     }
     Ok(())
 }
 
+/// No row is written twice to fill a form: its content may be large.
 async fn put_waiting(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     texts: &Texts,
     mut left: &[WaitingRow],
 ) -> Result<(), sqlx::Error> {
     while !left.is_empty() {
         let (places, text) = texts.waiting_put.filled_by(left.len());
-        let mut query = sqlx::query(text);
+        script.statement(conn, text).await?;
         for row in &left[..places] {
-            query = query
-                .bind(row.queue.0.cast_signed())
-                .bind(row.seq.cast_signed())
-                .bind(row.due_at)
-                .bind(row.attempt)
-                .bind(&row.index)
-                .bind(&row.data);
+            script.number(row.queue.0)?;
+            script.number(row.seq)?;
+            script.value(row.due_at)?;
+            script.value(row.attempt)?;
+            script.value(&*row.index)?;
+            script.value(&*row.data)?;
         }
-        query.execute(&mut *conn).await?;
         left = &left[places..];
     }
     Ok(())
@@ -343,18 +364,37 @@ async fn put_waiting(
 
 async fn drop_waiting(
     conn: &mut SqliteConnection,
+    script: &mut Script,
     texts: &Texts,
     mut left: &[(QueueId, Seq)],
 ) -> Result<(), sqlx::Error> {
     while let Some(last) = left.last() {
         let (places, text) = texts.waiting_delete.with_room_for(left.len());
-        let mut query = sqlx::query(text);
+        script.statement(conn, text).await?;
         for at in 0..places {
             let (queue, seq) = left.get(at).unwrap_or(last);
-            query = query.bind(queue.0.cast_signed()).bind(seq.cast_signed());
+            script.number(queue.0)?;
+            script.number(*seq)?;
         }
-        query.execute(&mut *conn).await?;
         left = &left[places.min(left.len())..];
+    }
+    Ok(())
+}
+
+async fn put_schedules(conn: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+    for name in &batch.dropped_schedules {
+        sqlx::query(statement::SCHEDULE_DELETE)
+            .bind(name)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for row in &batch.schedules {
+        sqlx::query(statement::SCHEDULE_PUT)
+            .bind(&row.name)
+            .bind(row.spec_hash.cast_signed())
+            .bind(row.last_nominal_at)
+            .execute(&mut *conn)
+            .await?;
     }
     Ok(())
 }
@@ -399,7 +439,7 @@ async fn submit_jobs(
     let mut left = &*rows;
     while !left.is_empty() {
         let (places, text) = texts.job_insert.filled_by(left.len());
-        let mut query = sqlx::query(text);
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
         for (job, _) in &left[..places] {
             query = bind_job(query, job);
         }

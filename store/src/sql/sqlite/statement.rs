@@ -4,8 +4,6 @@
 //! Never: runs anything.
 //! In: the other files of `sqlite` execute these; `contract.rs` prepares each one.
 
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
-
 macro_rules! statements {
     ($($name:ident = $file:literal),* $(,)?) => {
         $(pub(super) const $name: &str = include_str!(concat!("../statements/", $file, ".sql"));)*
@@ -100,30 +98,30 @@ const SIZES: [usize; 4] = [256, 64, 8, 1];
 /// A statement for 1, 8, 64 or 256 rows: the line of the file that holds nothing but place holders
 /// is repeated.
 pub(super) struct Rows {
-    texts: [SqlStr; SIZES.len()],
+    texts: [String; SIZES.len()],
 }
 
 impl Rows {
     pub(super) fn new(text: &'static str) -> Self {
         Self {
-            texts: SIZES.map(|rows| AssertSqlSafe(repeated(text, rows)).into_sql_str()),
+            texts: SIZES.map(|rows| repeated(text, rows)),
         }
     }
 
     /// The largest form that `left` rows fill. `left` is not 0.
-    pub(super) fn filled_by(&self, left: usize) -> (usize, SqlStr) {
+    pub(super) fn filled_by(&self, left: usize) -> (usize, &str) {
         let at = SIZES
             .iter()
             .position(|size| *size <= left)
             .unwrap_or(SIZES.len() - 1);
-        (SIZES[at], self.texts[at].clone())
+        (SIZES[at], &self.texts[at])
     }
 
     /// The smallest form with room for `left` rows, or the largest there is. The caller repeats its
     /// last row in the places left over.
-    pub(super) fn with_room_for(&self, left: usize) -> (usize, SqlStr) {
+    pub(super) fn with_room_for(&self, left: usize) -> (usize, &str) {
         let at = SIZES.iter().rposition(|size| *size >= left).unwrap_or(0);
-        (SIZES[at], self.texts[at].clone())
+        (SIZES[at], &self.texts[at])
     }
 }
 

@@ -14,6 +14,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::apply::{self, Fault, Place, Texts};
+use super::script::Script;
 use super::{Role, Shared, connect, room, statement};
 use crate::log::batch::{Batch, Committed, DefinitionChange};
 use crate::model::*;
@@ -88,13 +89,6 @@ struct State {
     since_restart: u64,
 }
 
-/// How far a commit came before it failed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Before,
-    Commit,
-}
-
 impl Writer {
     /// Serves until `Close`, or until every sender is gone.
     pub(super) async fn run(self, mut requests: mpsc::Receiver<Request>) {
@@ -159,25 +153,24 @@ impl State {
             self.restart().await;
         }
         let mark = self.place.segment_mark;
-        let (step, fault) = match self.try_commit(batch, sync).await {
+        let fault = match self.try_commit(batch, sync).await {
             Ok(committed) => {
                 self.committed(batch);
                 return Ok(committed);
             }
-            Err(failed) => failed,
+            Err(fault) => fault,
         };
         self.place.segment_mark = mark;
-        self.abandon(matches!(fault, Fault::Fence(_))).await;
-        let error = self.judge(step, fault);
+        let was_open = self.abandon(matches!(fault, Fault::Fence(_))).await;
+        let error = self.judge(fault, was_open);
         if let CommitError::Full(_) = error {
             self.make_room().await;
         }
         Err(error)
     }
 
-    async fn try_commit(&mut self, batch: &Batch, sync: bool) -> Result<Committed, (Step, Fault)> {
-        let before = |error: sqlx::Error| (Step::Before, Fault::Sql(error));
-        self.connection().await.map_err(before)?;
+    async fn try_commit(&mut self, batch: &Batch, sync: bool) -> Result<Committed, Fault> {
+        self.connection().await?;
         let Self {
             conn: Some(conn),
             texts,
@@ -186,7 +179,7 @@ impl State {
             ..
         } = self
         else {
-            return Err(before(sqlx::Error::WorkerCrashed));
+            return Err(Fault::Sql(sqlx::Error::WorkerCrashed));
         };
         if *syncing != sync {
             let text = if sync {
@@ -194,19 +187,10 @@ impl State {
             } else {
                 statement::SYNCHRONOUS_NORMAL
             };
-            run(conn, text).await.map_err(before)?;
+            run(conn, text).await?;
             *syncing = sync;
         }
-        run(conn, statement::TRANSACTION_BEGIN)
-            .await
-            .map_err(before)?;
-        let committed = apply::batch(conn, texts, place, batch)
-            .await
-            .map_err(|fault| (Step::Before, fault))?;
-        run(conn, statement::TRANSACTION_COMMIT)
-            .await
-            .map_err(|error| (Step::Commit, Fault::Sql(error)))?;
-        Ok(committed)
+        apply::batch(conn, texts, place, batch).await
     }
 
     /// Counts what the batch added to the log and remembers what it left to sweep.
@@ -231,22 +215,24 @@ impl State {
         }
     }
 
-    /// The three-valued answer. Before `commit` was asked for, nothing can be stored.
-    fn judge(&self, step: Step, fault: Fault) -> CommitError {
-        let error = match fault {
+    /// The three-valued answer. `was_open` says that a rollback found the transaction open, so that
+    /// it cannot have been committed; after an I/O error even then it may be in the log, whole.
+    fn judge(&self, fault: Fault, was_open: bool) -> CommitError {
+        let (error, ending) = match fault {
             Fault::Fence(text) => return CommitError::NotDone(text),
-            Fault::Sql(error) => error,
+            Fault::Sql(error) => (error, false),
+            Fault::Ending(error) => (error, true),
         };
         let text = error.to_string();
-        match sqlite_code(&error) {
-            Some(code) if code & 0xff == FULL => CommitError::Full(text),
+        let code = sqlite_code(&error).unwrap_or(0);
+        match code & 0xff {
+            FULL => CommitError::Full(text),
             // The write failed for want of room, so the commit record cannot be whole.
-            Some(IOERR_WRITE | IOERR_SHMSIZE) if self.no_room() => CommitError::Full(text),
-            Some(code) if code & 0xff == BUSY || code & 0xff == LOCKED => {
-                CommitError::NotDone(text)
-            }
-            _ if step == Step::Before => CommitError::NotDone(text),
-            _ => CommitError::Unknown(text),
+            IOERR if NO_ROOM.contains(&code) && self.no_room() => CommitError::Full(text),
+            IOERR if ending => CommitError::Unknown(text),
+            BUSY | LOCKED => CommitError::NotDone(text),
+            _ if ending && !was_open => CommitError::Unknown(text),
+            _ => CommitError::NotDone(text),
         }
     }
 
@@ -272,20 +258,22 @@ impl State {
         self.conn.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    /// Ends what a failed request left open. `keep` is for a fence: the connection itself is fine.
-    async fn abandon(&mut self, keep: bool) {
+    /// Ends what a failed request left open; true when there was something. `keep` is for a fence:
+    /// the connection itself is fine.
+    async fn abandon(&mut self, keep: bool) -> bool {
         let Some(mut conn) = self.conn.take() else {
-            return;
+            return false;
         };
         // SQLite may have rolled back already, which is an error here and no harm.
-        let rolled_back = run(&mut conn, statement::TRANSACTION_ROLLBACK)
+        let was_open = run(&mut conn, statement::TRANSACTION_ROLLBACK)
             .await
             .is_ok();
-        if keep && rolled_back {
+        if keep && was_open {
             self.conn = Some(conn);
         } else {
             let _ = conn.close().await;
         }
+        was_open
     }
 
     async fn number(&mut self) -> Result<u64, BackendError> {
@@ -326,7 +314,7 @@ impl State {
         match swept {
             Ok(()) => Ok(ids.len() as u64),
             Err(Fault::Fence(text)) => Err(BackendError(text)),
-            Err(Fault::Sql(error)) => {
+            Err(Fault::Sql(error) | Fault::Ending(error)) => {
                 self.place.segment_mark = mark;
                 self.abandon(false).await;
                 Err(error.into())
@@ -396,8 +384,10 @@ async fn sweep_rows(
     place: &mut Place,
     ids: &[SegmentId],
 ) -> Result<(), Fault> {
-    run(conn, statement::TRANSACTION_BEGIN).await?;
-    apply::drop_segments(conn, texts, place, ids).await?;
+    let mut script = Script::joined();
+    script.statement(conn, statement::TRANSACTION_BEGIN).await?;
+    apply::drop_segments(conn, &mut script, texts, place, ids).await?;
+    script.send(conn).await?;
     run(conn, statement::TRANSACTION_COMMIT).await?;
     Ok(())
 }
@@ -474,5 +464,9 @@ pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
 const BUSY: i32 = libsqlite3_sys::SQLITE_BUSY;
 const LOCKED: i32 = libsqlite3_sys::SQLITE_LOCKED;
 const FULL: i32 = libsqlite3_sys::SQLITE_FULL;
-const IOERR_WRITE: i32 = libsqlite3_sys::SQLITE_IOERR_WRITE;
-const IOERR_SHMSIZE: i32 = libsqlite3_sys::SQLITE_IOERR_SHMSIZE;
+const IOERR: i32 = libsqlite3_sys::SQLITE_IOERR;
+/// I/O errors that a full disk may cause.
+const NO_ROOM: [i32; 2] = [
+    libsqlite3_sys::SQLITE_IOERR_WRITE,
+    libsqlite3_sys::SQLITE_IOERR_SHMSIZE,
+];

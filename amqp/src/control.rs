@@ -1,0 +1,114 @@
+//! Control methods: known or not, their tables guarded, tables to and from `amq-protocol`. Pure.
+
+use amq_protocol::types::{AMQPValue, FieldTable};
+
+use crate::connection::guarded;
+use crate::field::{Table, Value};
+use crate::reply::Close;
+
+/// Class and method at the front of a payload.
+///
+/// # Errors
+/// 502 when cut short, 540 for a class or method that does not exist.
+pub fn ids(payload: &[u8]) -> Result<(u16, u16), Close> {
+    let Some(head) = payload.first_chunk::<4>() else {
+        return Err(Close::connection(502, "cannot decode method", (0, 0)));
+    };
+    let (class, method) =
+        (u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]]));
+    let known = match class {
+        10 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71),
+        20 => matches!(method, 10 | 11 | 20 | 21 | 40 | 41),
+        30 => matches!(method, 10 | 11),
+        40 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 51),
+        50 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51),
+        60 => matches!(
+            method,
+            10 | 11 | 20 | 21 | 30 | 31 | 40 | 50 | 60 | 70 | 71 | 72 | 80 | 90 | 100 | 110 | 111 | 120
+        ),
+        85 => matches!(method, 10 | 11),
+        90 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31),
+        _ => false,
+    };
+    if known {
+        Ok((class, method))
+    } else {
+        let text = format!("unknown method {class}.{method}");
+        Err(Close::connection(540, text, (class, method)))
+    }
+}
+
+/// Checks the table inside a method's arguments, where it has one.
+///
+/// # Errors
+/// 502 when the table is malformed or nested too deep.
+pub fn guard(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
+    // Fields before the table: fixed bytes, then short strings, then fixed bytes.
+    let (before, strings, after) = match cause {
+        (10, 11) => (0, 0, 0),
+        (40, 10) => (2, 2, 1),
+        (40, 30 | 40) => (2, 3, 1),
+        (50, 10) => (2, 1, 1),
+        (50, 20) => (2, 3, 1),
+        (50, 50) => (2, 3, 0),
+        (60, 20) => (2, 2, 1),
+        _ => return Ok(()),
+    };
+    let cut = || Close::connection(502, "cannot decode method", cause);
+    let mut at = 4 + before;
+    for _ in 0..strings {
+        at += 1 + usize::from(*payload.get(at).ok_or_else(cut)?);
+    }
+    at += after;
+    let length = payload.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or_else(cut)?;
+    let start = at + 4;
+    let end = start.checked_add(u32::from_be_bytes(length) as usize).ok_or_else(cut)?;
+    guarded(payload.get(start..end).ok_or_else(cut)?, cause)
+}
+
+/// For methods that the crate encodes.
+pub fn to_field_table(table: &Table) -> FieldTable {
+    let mut out = FieldTable::default();
+    for (key, value) in &table.0 {
+        out.insert(String::from_utf8_lossy(key).as_ref().into(), to_value(value));
+    }
+    out
+}
+
+fn to_value(value: &Value) -> AMQPValue {
+    match value {
+        Value::Bool(v) => AMQPValue::Boolean(*v),
+        Value::LongStr(v) => AMQPValue::LongString(v.clone().into()),
+        Value::Table(v) => AMQPValue::FieldTable(to_field_table(v)),
+        other => other.as_i64().map_or(AMQPValue::Void, AMQPValue::LongLongInt),
+    }
+}
+
+/// From methods that the crate decoded, with the letters it kept.
+pub fn from_field_table(table: &FieldTable) -> Table {
+    let entries = table.inner().iter();
+    Table(entries.map(|(k, v)| (k.as_str().as_bytes().to_vec(), from_value(v))).collect())
+}
+
+fn from_value(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(v) => Value::Bool(*v),
+        AMQPValue::ShortShortInt(v) => Value::I8(*v),
+        AMQPValue::ShortShortUInt(v) => Value::U8(*v),
+        AMQPValue::ShortInt(v) => Value::I16(*v),
+        AMQPValue::ShortUInt(v) => Value::U16(*v),
+        AMQPValue::LongInt(v) => Value::I32(*v),
+        AMQPValue::LongUInt(v) => Value::U32(*v),
+        AMQPValue::LongLongInt(v) => Value::I64(*v),
+        AMQPValue::Float(v) => Value::F32(v.to_bits()),
+        AMQPValue::Double(v) => Value::F64(v.to_bits()),
+        AMQPValue::DecimalValue(v) => Value::Decimal(v.scale, v.value),
+        AMQPValue::ShortString(v) => Value::text(v.as_str()),
+        AMQPValue::LongString(v) => Value::LongStr(v.as_bytes().to_vec()),
+        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(from_value).collect()),
+        AMQPValue::Timestamp(v) => Value::Timestamp(*v),
+        AMQPValue::FieldTable(v) => Value::Table(from_field_table(v)),
+        AMQPValue::ByteArray(v) => Value::Bytes(v.as_slice().to_vec()),
+        AMQPValue::Void => Value::Void,
+    }
+}

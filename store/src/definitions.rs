@@ -1,0 +1,578 @@
+//! Declaring and deleting exchanges, queues and bindings, with RabbitMQ's texts.
+//!
+//! Keeps: durable definitions enter the same commit as everything else; a declaration that equals
+//! the one there is no change.
+//! In: `gateway::session` and `Store`.
+
+use std::sync::Arc;
+
+use amqp::field::{Table, Value};
+
+use crate::clock;
+use crate::error::{Error, Noun, Result};
+use crate::log::batch::DefinitionChange;
+use crate::model::*;
+use crate::queue::Log;
+use crate::queue::consumers::{ChannelKey, Consumer};
+use crate::shard::{REPLY_TO, Shard};
+use crate::topology::arguments::{Arguments, COMPARED};
+use crate::topology::{Binding, Exchange, Vhost, equal};
+
+/// Exchanges that every vhost has: (name, type, internal).
+const PREDECLARED: [(&str, &str, bool); 7] = [
+    ("", "direct", false),
+    ("amq.direct", "direct", false),
+    ("amq.fanout", "fanout", false),
+    ("amq.topic", "topic", false),
+    ("amq.headers", "headers", false),
+    ("amq.match", "headers", false),
+    ("amq.rabbitmq.trace", "topic", true),
+];
+
+/// What queue.declare asks.
+#[derive(Clone, Debug, Default)]
+pub struct QueueDeclare {
+    pub name: String,
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    pub arguments: Table,
+}
+
+/// What exchange.declare asks.
+#[derive(Clone, Debug, Default)]
+pub struct ExchangeDeclare {
+    pub name: String,
+    pub kind: String,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+}
+
+/// (name, ready messages, consumers).
+pub type QueueStatus = (Arc<str>, u64, u64);
+
+fn not_found(noun: Noun, name: &str, vhost: &str) -> Error {
+    let detail = format!("no {} '{name}' in vhost '{vhost}'", noun.as_str());
+    Error::NotFound { noun, name: name.to_owned(), detail }
+}
+
+fn refused(noun: Noun, name: &str, detail: String) -> Error {
+    Error::Refused { noun, name: name.to_owned(), detail }
+}
+
+fn failed(noun: Noun, name: &str, detail: String) -> Error {
+    Error::PreconditionFailed { noun, name: name.to_owned(), detail }
+}
+
+impl Shard {
+    /// Creates a vhost with its predeclared exchanges.
+    pub(crate) fn add_vhost(&mut self, name: &Arc<str>) {
+        let vhost = self.vhosts.entry(name.clone()).or_insert_with(Vhost::default);
+        for (exchange, kind, internal) in PREDECLARED {
+            let spec = ExchangeSpec {
+                vhost: name.clone(),
+                name: exchange.into(),
+                kind: kind.into(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: Vec::new(),
+            };
+            let exchange = Exchange { spec, alternate: None, bindings: Vec::new() };
+            vhost.exchanges.entry(exchange.spec.name.clone()).or_insert(exchange);
+        }
+    }
+
+    pub fn has_vhost(&self, name: &str) -> bool {
+        self.vhosts.contains_key(name)
+    }
+
+    /// True when the user may use the vhost at all.
+    pub fn may_open(&self, user: &str, vhost: &str) -> bool {
+        self.permissions.iter().any(|p| &*p.user == user && &*p.vhost == vhost)
+    }
+
+    fn find(&self, vhost: &str, name: &str) -> Result<QueueId> {
+        self.vhosts
+            .get(vhost)
+            .and_then(|names| names.queues.get(name).copied())
+            .ok_or_else(|| not_found(Noun::Queue, name, vhost))
+    }
+
+    /// A queue that this session may use.
+    pub fn queue(&self, session: usize, vhost: &str, name: &str) -> Result<QueueId> {
+        let id = self.find(vhost, name)?;
+        match self.queues.get(&id).and_then(|queue| queue.owner) {
+            Some(owner) if owner != session => {
+                let detail = format!(
+                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. \
+                     It could be originally declared on another connection or the exclusive \
+                     property value does not match that of the original declaration."
+                );
+                Err(Error::Exclusive { noun: Noun::Queue, name: name.to_owned(), detail })
+            }
+            _ => Ok(id),
+        }
+    }
+
+    pub fn queue_status(&self, id: QueueId) -> QueueStatus {
+        self.queues.get(&id).map_or_else(
+            || ("".into(), 0, 0),
+            |q| (q.spec.name.clone(), q.log.ready(), q.consumers.len() as u64),
+        )
+    }
+
+    /// Passive declare.
+    pub fn check_queue(&mut self, session: usize, vhost: &str, name: &str) -> Result<QueueStatus> {
+        if name.starts_with(REPLY_TO) {
+            return match self.has_reply_address(name) {
+                true => Ok((name.into(), 0, 1)),
+                false => Err(not_found(Noun::Queue, name, vhost)),
+            };
+        }
+        let id = self.queue(session, vhost, name)?;
+        self.touch(id);
+        Ok(self.queue_status(id))
+    }
+
+    /// Declares. The second value: a commit must come before the answer.
+    pub fn declare_queue(
+        &mut self,
+        session: usize,
+        vhost: &Arc<str>,
+        mut ask: QueueDeclare,
+    ) -> Result<(QueueStatus, bool)> {
+        if ask.name.is_empty() {
+            ask.name = generated("amq.gen-");
+        } else if let Ok(id) = self.queue(session, vhost, &ask.name) {
+            self.same_queue(id, vhost, &ask)?;
+            self.touch(id);
+            return Ok((self.queue_status(id), false));
+        } else if self.find(vhost, &ask.name).is_ok() {
+            self.queue(session, vhost, &ask.name)?;
+        } else if ask.name.starts_with("amq.") {
+            let detail = format!("queue name '{}' contains reserved prefix 'amq.*'", ask.name);
+            return Err(refused(Noun::Queue, &ask.name, detail));
+        }
+        let id = self.create_queue(vhost, &ask, false)?;
+        if ask.exclusive {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.owner = Some(session);
+            }
+            if let Some(slot) = self.sessions.get_mut(&session) {
+                slot.exclusive.push(id);
+            }
+        }
+        Ok((self.queue_status(id), ask.durable && !ask.exclusive))
+    }
+
+    fn create_queue(&mut self, vhost: &Arc<str>, ask: &QueueDeclare, work: bool) -> Result<QueueId> {
+        let work = work || self.options.work_rules_all;
+        let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
+            let name = &ask.name;
+            let detail =
+                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}");
+            failed(Noun::Queue, name, detail)
+        })?;
+        self.last_queue += 1;
+        let spec = QueueSpec {
+            id: QueueId(self.last_queue),
+            vhost: vhost.clone(),
+            name: ask.name.as_str().into(),
+            durable: ask.durable && !ask.exclusive,
+            exclusive: ask.exclusive,
+            auto_delete: ask.auto_delete,
+            work,
+            arguments: ask.arguments.encode(),
+        };
+        if spec.durable {
+            self.pending.definitions.push(DefinitionChange::PutQueue(spec.clone()));
+            self.writer.notify_one();
+        }
+        let id = spec.id;
+        self.insert_queue(spec, arguments, Log::default());
+        Ok(id)
+    }
+
+    /// A durable queue that is there afterwards; a work queue when asked.
+    pub(crate) fn ensure_queue(&mut self, vhost: &Arc<str>, name: &str, work: bool) {
+        match self.find(vhost, name) {
+            Ok(id) if work => self.make_work_queue(id),
+            Ok(_) => {}
+            Err(_) => {
+                let ask =
+                    QueueDeclare { name: name.to_owned(), durable: true, ..QueueDeclare::default() };
+                // No arguments: nothing to refuse.
+                let _ = self.create_queue(vhost, &ask, work);
+            }
+        }
+    }
+
+    /// Turns the work rules on for a queue that schedules or calls feed.
+    pub(crate) fn make_work_queue(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        if queue.arguments.work.is_some() {
+            return;
+        }
+        let table = Table::parse(&queue.spec.arguments).unwrap_or_default();
+        if let Ok(arguments) = Arguments::parse(&table, true) {
+            queue.arguments = arguments;
+            queue.spec.work = true;
+            if queue.spec.durable {
+                self.pending.definitions.push(DefinitionChange::PutQueue(queue.spec.clone()));
+                self.writer.notify_one();
+            }
+        }
+    }
+
+    fn same_queue(&self, id: QueueId, vhost: &str, ask: &QueueDeclare) -> Result<()> {
+        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let spec = &queue.spec;
+        let flags = [
+            ("durable", ask.durable && !ask.exclusive, spec.durable),
+            ("exclusive", ask.exclusive, spec.exclusive),
+            ("auto_delete", ask.auto_delete, spec.auto_delete),
+        ];
+        for (name, received, current) in flags {
+            if received != current {
+                return Err(self.differs(Noun::Queue, name, &ask.name, vhost, received, current));
+            }
+        }
+        let current = Table::parse(&spec.arguments).unwrap_or_default();
+        same_arguments(Noun::Queue, &ask.name, vhost, &ask.arguments, &current, &COMPARED)
+    }
+
+    fn differs(
+        &self,
+        noun: Noun,
+        argument: &str,
+        name: &str,
+        vhost: &str,
+        received: impl std::fmt::Display,
+        current: impl std::fmt::Display,
+    ) -> Error {
+        let detail = format!(
+            "inequivalent arg '{argument}' for {} '{name}' in vhost '{vhost}': received \
+             '{received}' but current is '{current}'",
+            noun.as_str()
+        );
+        failed(noun, name, detail)
+    }
+
+    /// Deletes; a queue that is not there counts as empty.
+    pub fn delete_queue(
+        &mut self,
+        session: usize,
+        vhost: &str,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<u64> {
+        let id = match self.queue(session, vhost, name) {
+            Ok(id) => id,
+            Err(Error::NotFound { .. }) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let (_, ready, consumers) = self.queue_status(id);
+        if if_unused && consumers > 0 {
+            let detail = format!("queue '{name}' in vhost '{vhost}' in use");
+            return Err(failed(Noun::Queue, name, detail));
+        }
+        if if_empty && ready > 0 {
+            let detail = format!("queue '{name}' in vhost '{vhost}' is not empty");
+            return Err(failed(Noun::Queue, name, detail));
+        }
+        Ok(self.drop_queue(id))
+    }
+
+    /// basic.consume on a queue.
+    pub fn consume(&mut self, id: QueueId, consumer: Consumer) -> Result<()> {
+        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let name = queue.spec.name.clone();
+        if queue.consumers.has_exclusive() || (consumer.exclusive && !queue.consumers.is_empty()) {
+            let detail = format!("queue '{name}' in vhost '{}' in exclusive use", queue.spec.vhost);
+            return Err(refused(Noun::Queue, &name, detail));
+        }
+        self.add_consumer(id, consumer);
+        Ok(())
+    }
+
+    /// Per-consumer prefetch for consumers started later on the channel.
+    pub fn set_prefetch(&mut self, key: ChannelKey, count: u32) {
+        if let Some(channel) = self.channel(key) {
+            channel.prefetch = count;
+        }
+    }
+
+    pub fn prefetch(&mut self, key: ChannelKey) -> u32 {
+        self.channel(key).map_or(0, |channel| channel.prefetch)
+    }
+
+    // ---- exchanges and bindings ------------------------------------------------------------
+
+    pub fn check_exchange(&self, vhost: &str, name: &str) -> Result<()> {
+        let known = self.vhosts.get(vhost).is_some_and(|names| names.exchanges.contains_key(name));
+        if known { Ok(()) } else { Err(not_found(Noun::Exchange, name, vhost)) }
+    }
+
+    /// Declares. True: a commit must come before the answer.
+    pub fn declare_exchange(&mut self, vhost: &Arc<str>, ask: ExchangeDeclare) -> Result<bool> {
+        let name = ask.name.as_str();
+        if name.is_empty() {
+            let detail = "operation not permitted on the default exchange".to_owned();
+            return Err(refused(Noun::Exchange, name, detail));
+        }
+        if !matches!(ask.kind.as_str(), "direct" | "fanout" | "topic" | "headers") {
+            let detail = format!("unknown exchange type '{}'", ask.kind);
+            return Err(failed(Noun::Exchange, name, detail));
+        }
+        if let Some(known) = self.vhosts.get(vhost).and_then(|names| names.exchanges.get(name)) {
+            let spec = &known.spec;
+            if spec.kind != ask.kind {
+                return Err(self.differs(Noun::Exchange, "type", name, vhost, &ask.kind, &spec.kind));
+            }
+            for (argument, received, current) in [
+                ("durable", ask.durable, spec.durable),
+                ("auto_delete", ask.auto_delete, spec.auto_delete),
+                ("internal", ask.internal, spec.internal),
+            ] {
+                if received != current {
+                    return Err(self.differs(Noun::Exchange, argument, name, vhost, received, current));
+                }
+            }
+            let current = Table::parse(&spec.arguments).unwrap_or_default();
+            let compared = ["alternate-exchange"];
+            same_arguments(Noun::Exchange, name, vhost, &ask.arguments, &current, &compared)?;
+            return Ok(false);
+        }
+        if name.starts_with("amq.") {
+            let detail = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
+            return Err(refused(Noun::Exchange, name, detail));
+        }
+        let alternate =
+            ask.arguments.find("alternate-exchange").and_then(Value::as_text).map(str::to_owned);
+        let spec = ExchangeSpec {
+            vhost: vhost.clone(),
+            name: name.into(),
+            kind: ask.kind.clone(),
+            durable: ask.durable,
+            auto_delete: ask.auto_delete,
+            internal: ask.internal,
+            arguments: ask.arguments.encode(),
+        };
+        let durable = spec.durable;
+        if durable {
+            self.pending.definitions.push(DefinitionChange::PutExchange(spec.clone()));
+        }
+        if let Some(names) = self.vhosts.get_mut(vhost) {
+            let exchange = Exchange { spec, alternate, bindings: Vec::new() };
+            names.exchanges.insert(exchange.spec.name.clone(), exchange);
+        }
+        self.forget_routes();
+        Ok(durable)
+    }
+
+    /// Deletes; a missing exchange is no error.
+    pub fn delete_exchange(&mut self, vhost: &Arc<str>, name: &str, if_unused: bool) -> Result<bool> {
+        if name.is_empty() {
+            let detail = "operation not permitted on the default exchange".to_owned();
+            return Err(refused(Noun::Exchange, name, detail));
+        }
+        if name.starts_with("amq.") {
+            let detail = format!("deletion of system exchange '{name}' in vhost '{vhost}' not allowed");
+            return Err(refused(Noun::Exchange, name, detail));
+        }
+        let Some(names) = self.vhosts.get(vhost) else { return Ok(false) };
+        let Some(known) = names.exchanges.get(name) else { return Ok(false) };
+        if if_unused && !known.bindings.is_empty() {
+            let detail = format!("exchange '{name}' in vhost '{vhost}' in use");
+            return Err(failed(Noun::Exchange, name, detail));
+        }
+        let durable = known.spec.durable;
+        self.remove_exchange(vhost, name);
+        Ok(durable)
+    }
+
+    fn remove_exchange(&mut self, vhost: &Arc<str>, name: &str) {
+        let Some(names) = self.vhosts.get_mut(vhost) else { return };
+        let Some(exchange) = names.exchanges.remove(name) else { return };
+        let mut gone: Vec<BindingSpec> = exchange.bindings.into_iter().map(|b| b.spec).collect();
+        for other in names.exchanges.values_mut() {
+            let leads_here = |b: &Binding| {
+                b.spec.destination_kind == DestinationKind::Exchange && &*b.spec.destination == name
+            };
+            gone.extend(other.bindings.iter().filter(|b| leads_here(b)).map(|b| b.spec.clone()));
+            other.bindings.retain(|b| !leads_here(b));
+        }
+        self.pending.definitions.extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
+        if exchange.spec.durable {
+            let (vhost, name) = (vhost.clone(), name.into());
+            self.pending.definitions.push(DefinitionChange::DeleteExchange { vhost, name });
+        }
+        self.forget_routes();
+        self.writer.notify_one();
+    }
+
+    /// Binds. True: a commit must come before the answer.
+    pub fn bind(&mut self, spec: BindingSpec) -> Result<bool> {
+        self.check_ends(&spec)?;
+        let durable = self.is_durable(&spec);
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return Ok(false) };
+        let Some(exchange) = names.exchanges.get_mut(&spec.source) else { return Ok(false) };
+        if exchange.bindings.iter().any(|known| known.spec == spec) {
+            return Ok(false);
+        }
+        if durable {
+            self.pending.definitions.push(DefinitionChange::PutBinding(spec.clone()));
+        }
+        exchange.bindings.push(Binding::new(spec));
+        self.forget_routes();
+        Ok(durable)
+    }
+
+    /// Unbinds; a binding that is not there is no error.
+    pub fn unbind(&mut self, spec: &BindingSpec) -> Result<bool> {
+        if spec.source.is_empty() {
+            self.check_ends(spec)?;
+        }
+        let durable = self.is_durable(spec);
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return Ok(false) };
+        let Some(exchange) = names.exchanges.get_mut(&spec.source) else { return Ok(false) };
+        let before = exchange.bindings.len();
+        exchange.bindings.retain(|known| known.spec != *spec);
+        let removed = exchange.bindings.len() != before;
+        let ends = exchange.spec.auto_delete && removed && exchange.bindings.is_empty();
+        if removed && durable {
+            self.pending.definitions.push(DefinitionChange::DeleteBinding(spec.clone()));
+        }
+        if ends {
+            self.remove_exchange(&spec.vhost, &spec.source);
+        }
+        self.forget_routes();
+        Ok(removed && durable)
+    }
+
+    fn check_ends(&self, spec: &BindingSpec) -> Result<()> {
+        let to_default = spec.destination_kind == DestinationKind::Exchange
+            && spec.destination.is_empty();
+        if spec.source.is_empty() || to_default {
+            let detail = "operation not permitted on the default exchange".to_owned();
+            return Err(refused(Noun::Exchange, "", detail));
+        }
+        match spec.destination_kind {
+            DestinationKind::Queue => {
+                self.find(&spec.vhost, &spec.destination)?;
+            }
+            DestinationKind::Exchange => self.check_exchange(&spec.vhost, &spec.destination)?,
+        }
+        self.check_exchange(&spec.vhost, &spec.source)
+    }
+
+    fn is_durable(&self, spec: &BindingSpec) -> bool {
+        let Some(names) = self.vhosts.get(&spec.vhost) else { return false };
+        let source = names.exchanges.get(&spec.source).is_some_and(|e| e.spec.durable);
+        let destination = match spec.destination_kind {
+            DestinationKind::Queue => names
+                .queues
+                .get(&spec.destination)
+                .and_then(|id| self.queues.get(id))
+                .is_some_and(|queue| queue.spec.durable),
+            DestinationKind::Exchange => {
+                names.exchanges.get(&spec.destination).is_some_and(|e| e.spec.durable)
+            }
+        };
+        source && destination
+    }
+
+    /// The queue is gone: so are its name and its bindings.
+    pub(crate) fn remove_names(&mut self, spec: &QueueSpec) {
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return };
+        names.queues.remove(&spec.name);
+        let mut emptied = Vec::new();
+        for (name, exchange) in &mut names.exchanges {
+            let leads_here = |b: &Binding| {
+                b.spec.destination_kind == DestinationKind::Queue
+                    && b.spec.destination == spec.name
+            };
+            let gone: Vec<_> =
+                exchange.bindings.iter().filter(|b| leads_here(b)).map(|b| b.spec.clone()).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            exchange.bindings.retain(|b| !leads_here(b));
+            self.pending.definitions.extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
+            if exchange.spec.auto_delete && exchange.bindings.is_empty() {
+                emptied.push(name.clone());
+            }
+        }
+        for name in emptied {
+            self.remove_exchange(&spec.vhost, &name);
+        }
+        self.forget_routes();
+    }
+}
+
+fn same_arguments(
+    noun: Noun,
+    name: &str,
+    vhost: &str,
+    received: &Table,
+    current: &Table,
+    compared: &[&str],
+) -> Result<()> {
+    for argument in compared {
+        let (new, old) = (received.find(argument), current.find(argument));
+        let classic = |value: Option<&Value>| {
+            *argument == "x-queue-type" && value.is_none_or(|v| v.as_text() == Some("classic"))
+        };
+        let same = match (new, old) {
+            (None, None) => true,
+            (Some(new), Some(old)) => equal(new, old),
+            _ => classic(new) && classic(old),
+        };
+        if !same {
+            let (new, old) = (describe(new), describe(old));
+            let detail = format!(
+                "inequivalent arg '{argument}' for {} '{name}' in vhost '{vhost}': received {new} \
+                 but current is {old}",
+                noun.as_str()
+            );
+            return Err(failed(noun, name, detail));
+        }
+    }
+    Ok(())
+}
+
+fn describe(value: Option<&Value>) -> String {
+    let Some(value) = value else { return "none".into() };
+    let kind = match value {
+        Value::LongStr(_) => "longstr",
+        Value::Bool(_) => "bool",
+        Value::I8(_) => "byte",
+        Value::U8(_) => "unsignedbyte",
+        Value::I16(_) => "short",
+        Value::U16(_) => "unsignedshort",
+        Value::I32(_) => "signedint",
+        Value::U32(_) => "unsignedint",
+        Value::I64(_) | Value::I64Upper(_) => "long",
+        _ => "table",
+    };
+    let text = value
+        .as_i64()
+        .map(|n| n.to_string())
+        .or_else(|| value.as_text().map(str::to_owned))
+        .or(match value {
+            Value::Bool(v) => Some(v.to_string()),
+            _ => None,
+        })
+        .unwrap_or_default();
+    format!("the value '{text}' of type '{kind}'")
+}
+
+/// A name that cannot be guessed: the prefix and 22 characters.
+pub fn generated(prefix: &str) -> String {
+    use base64::Engine as _;
+    prefix.to_owned() + &base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(clock::random_bytes())
+}

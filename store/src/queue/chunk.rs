@@ -1,0 +1,324 @@
+//! A stretch of a queue's log: what one commit will append, or what one segment holds. Pure.
+//!
+//! Keeps: which of its messages are settled, and where their bodies are.
+//! In: `Log` only.
+//!
+//! ```text
+//! Open ──close──► Closed ──cut──► Saving ──done──► Saved      (Open goes to Saving directly, too)
+//! ```
+
+use crate::model::{Micros, SegmentId, Seq};
+use crate::queue::Piece;
+
+/// How far a chunk is on its way to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Open,
+    Closed,
+    Saving(SegmentId),
+    Saved(SegmentId),
+}
+
+pub struct Chunk {
+    pub first: Seq,
+    /// Inclusive.
+    pub last: Seq,
+    /// Unsettled messages.
+    pub live: u32,
+    /// Wire bytes appended.
+    pub bytes: u64,
+    pub place: Place,
+    pub at: Micros,
+    pieces: Vec<Piece>,
+    resident: bool,
+    /// Some message is not persistent and exists in memory only.
+    volatile: bool,
+    persistent: bool,
+    tickets: bool,
+    /// All below is settled.
+    done: Seq,
+    /// Settled seqs at or above `done`, one bit per seq from `first`.
+    bits: Option<Vec<u64>>,
+    /// Settled since the last cut, out of order, in a saved chunk.
+    pub unsaved_bits: bool,
+}
+
+impl Chunk {
+    pub fn open(first: Seq, at: Micros) -> Self {
+        Self {
+            first,
+            last: first,
+            live: 0,
+            bytes: 0,
+            place: Place::Open,
+            at,
+            pieces: Vec::new(),
+            resident: true,
+            volatile: false,
+            persistent: false,
+            tickets: false,
+            done: first,
+            bits: None,
+            unsaved_bits: false,
+        }
+    }
+
+    /// A segment found on disk; `head` cuts its settled front off.
+    pub fn saved(id: SegmentId, first: Seq, last: Seq, count: u32, bytes: u64, at: Micros) -> Self {
+        Self {
+            last,
+            live: count,
+            bytes,
+            place: Place::Saved(id),
+            resident: false,
+            persistent: true,
+            ..Self::open(first, at)
+        }
+    }
+
+    /// Applies what the store knows to be settled; the caller loads the chunk right after.
+    pub fn mark_settled(&mut self, head: Seq, bits: Option<&[u8]>) {
+        self.done = self.done.max(head.min(self.last + 1));
+        if let Some(bytes) = bits {
+            for seq in self.first..=self.last {
+                let at = (seq - self.first) as usize;
+                if bytes.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0) {
+                    self.set(seq);
+                }
+            }
+        }
+    }
+
+    pub fn append(&mut self, piece: Piece, bytes: u64) {
+        self.last = piece.first + u64::from(piece.count) - 1;
+        self.live += piece.count;
+        self.bytes += bytes;
+        self.volatile |= !piece.persistent;
+        self.persistent |= piece.persistent;
+        self.tickets |= piece.ticket != 0;
+        self.pieces.push(piece);
+    }
+
+    pub fn close(&mut self) {
+        if self.place == Place::Open {
+            self.place = Place::Closed;
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.place == Place::Open
+    }
+
+    pub fn is_saving(&self) -> bool {
+        matches!(self.place, Place::Saving(_))
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.live == 0
+    }
+
+    pub fn is_resident(&self) -> bool {
+        self.resident
+    }
+
+    /// A message that a commit has recorded (or is recording) must not be handed out before the
+    /// store knows that it may have been.
+    pub fn needs_fence(&self) -> bool {
+        matches!(self.place, Place::Saving(_) | Place::Saved(_))
+    }
+
+    /// The row that holds (or will hold) the messages.
+    pub fn segment(&self) -> Option<SegmentId> {
+        match self.place {
+            Place::Saved(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// True when a commit should take it along.
+    pub fn wants_saving(&self) -> bool {
+        matches!(self.place, Place::Open | Place::Closed) && self.persistent && self.live > 0
+    }
+
+    /// The pieces to encode, and the row's id from now on.
+    pub fn start_saving(&mut self, id: SegmentId) -> Vec<Piece> {
+        self.place = Place::Saving(id);
+        self.pieces.iter().filter(|piece| piece.persistent).cloned().collect()
+    }
+
+    pub fn saved_now(&mut self) {
+        if let Place::Saving(id) = self.place {
+            self.place = Place::Saved(id);
+        }
+        if std::mem::take(&mut self.tickets) {
+            for piece in &mut self.pieces {
+                piece.ticket = 0;
+            }
+        }
+    }
+
+    /// True when every seq at or above `from` is settled.
+    pub fn is_swept(&self, from: Seq) -> bool {
+        (from.max(self.first)..=self.last).all(|seq| self.is_settled(seq))
+    }
+
+    pub fn done_to(&self) -> Seq {
+        self.done
+    }
+
+    pub fn is_settled(&self, seq: Seq) -> bool {
+        if seq < self.done {
+            return true;
+        }
+        let at = (seq - self.first) as usize;
+        self.bits.as_ref().is_some_and(|bits| bits[at / 64] & (1 << (at % 64)) != 0)
+    }
+
+    fn set(&mut self, seq: Seq) {
+        let words = ((self.last - self.first) / 64 + 1) as usize;
+        let bits = self.bits.get_or_insert_with(Vec::new);
+        if bits.len() < words {
+            bits.resize(words, 0);
+        }
+        let at = (seq - self.first) as usize;
+        bits[at / 64] |= 1 << (at % 64);
+    }
+
+    /// Settles [from, end); notes publishers that still wait for these copies.
+    pub fn settle(&mut self, from: Seq, end: Seq, tickets: &mut Vec<(u64, u32)>) {
+        let from = from.max(self.done);
+        if from >= end {
+            return;
+        }
+        let newly = if self.bits.is_none() && from == self.done {
+            self.done = end;
+            (end - from) as u32
+        } else {
+            self.settle_scattered(from, end)
+        };
+        self.live = self.live.saturating_sub(newly);
+        if self.tickets {
+            let at = self.pieces.partition_point(|p| p.first + u64::from(p.count) <= from);
+            for piece in &self.pieces[at..] {
+                if piece.first >= end {
+                    break;
+                }
+                if piece.ticket != 0 {
+                    let low = piece.first.max(from);
+                    let high = (piece.first + u64::from(piece.count)).min(end);
+                    tickets.push((piece.ticket, (high - low) as u32));
+                }
+            }
+        }
+    }
+
+    fn settle_scattered(&mut self, from: Seq, end: Seq) -> u32 {
+        let mut newly = 0;
+        for seq in from..end {
+            if !self.is_settled(seq) {
+                self.set(seq);
+                newly += 1;
+            }
+        }
+        while self.done <= self.last && self.is_settled(self.done) {
+            self.done += 1;
+        }
+        self.unsaved_bits = true;
+        newly
+    }
+
+    /// Settled bits for the store; `None` when the queue's head says it all.
+    pub fn bits_to_save(&mut self) -> Option<Vec<u8>> {
+        if !std::mem::take(&mut self.unsaved_bits) || self.live == 0 {
+            return None;
+        }
+        let count = (self.last - self.first + 1) as usize;
+        let mut out = vec![0u8; count.div_ceil(8)];
+        for at in 0..count {
+            if self.is_settled(self.first + at as u64) {
+                out[at / 8] |= 1 << (at % 8);
+            }
+        }
+        Some(out)
+    }
+
+    fn piece_at(&self, seq: Seq) -> usize {
+        self.pieces.partition_point(|piece| piece.first + u64::from(piece.count) <= seq)
+    }
+
+    pub fn find(&self, seq: Seq) -> Option<(&Piece, u32)> {
+        let piece = self.pieces.get(self.piece_at(seq))?;
+        (piece.first <= seq).then(|| (piece, (seq - piece.first) as u32))
+    }
+
+    /// The first unsettled messages at or after `seq`, at most `max`, in one run.
+    pub fn ready_from(&self, seq: Seq, max: u32) -> Option<Piece> {
+        let mut at = self.piece_at(seq);
+        let mut seq = seq.max(self.done);
+        while let Some(piece) = self.pieces.get(at) {
+            seq = seq.max(piece.first);
+            let end = piece.first + u64::from(piece.count);
+            if self.bits.is_some() {
+                while seq < end && self.is_settled(seq) {
+                    seq += 1;
+                }
+            }
+            if seq < end {
+                let mut stop = end.min(seq + u64::from(max));
+                if self.bits.is_some() {
+                    stop = (seq..stop).find(|&s| self.is_settled(s)).unwrap_or(stop);
+                }
+                return Some(piece.slice((seq - piece.first) as u32, (stop - seq) as u32));
+            }
+            at += 1;
+        }
+        None
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        if self.resident { self.bytes } else { 0 }
+    }
+
+    /// Forgets bodies that are safe on disk; answers the bytes freed.
+    pub fn evict(&mut self) -> u64 {
+        if !self.resident || self.volatile || !matches!(self.place, Place::Saved(_)) {
+            return 0;
+        }
+        self.resident = false;
+        self.pieces = Vec::new();
+        self.bytes
+    }
+
+    /// Takes bodies read back; seqs that are not among them were settled before the save, or are
+    /// damaged. Answers the bytes now resident.
+    pub fn load(&mut self, pieces: Vec<Piece>) -> u64 {
+        if self.resident {
+            return 0;
+        }
+        let mut expected = self.first;
+        let mut live = 0;
+        let mut gaps = Vec::new();
+        for piece in &pieces {
+            gaps.extend(expected..piece.first);
+            expected = piece.first + u64::from(piece.count);
+            live += (piece.first..expected).filter(|&seq| !self.is_settled(seq)).count() as u32;
+        }
+        gaps.extend(expected..=self.last);
+        for seq in gaps {
+            if !self.is_settled(seq) {
+                self.set(seq);
+            }
+        }
+        while self.done <= self.last && self.is_settled(self.done) {
+            self.done += 1;
+        }
+        self.live = live;
+        self.pieces = pieces;
+        self.resident = true;
+        self.bytes
+    }
+
+    pub fn accepted_at(&self, seq: Seq) -> Micros {
+        self.find(seq).map_or(self.at, |(piece, _)| piece.at)
+    }
+}
