@@ -1,0 +1,199 @@
+//! What a release must reach, judged on the rows of one run.
+//!
+//! Keeps: the list of gates. Never: passes a gate whose workload ran without the figure it needs.
+//! In: `main` prints the verdicts; `--check` turns a failed one into a failed process.
+
+use crate::broker::Kind;
+use crate::report::{Row, find, ratio};
+
+/// One demand and how it came out.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) demand: String,
+    pub(crate) measured: String,
+    pub(crate) passed: bool,
+}
+
+const RATIOS: [(&str, f64); 4] = [
+    ("persistent-confirm2000-ack100-16", 15.0),
+    ("persistent-confirm2000-ack100-1k", 8.0),
+    ("transient-autoack-16", 12.0),
+    ("fill-confirm2000-16", 20.0),
+];
+const CPU: [&str; 2] = ["persistent-confirm2000-ack100-16", "transient-autoack-16"];
+const CPU_US_MAX: f64 = 1.0;
+const LATENCY: &str = "latency-2000";
+const LATENCY_SHARE_MAX: f64 = 0.5;
+const RSS_MIB_MAX: f64 = 300.0 * 1e6 / 1_048_576.0;
+const RESTART_S_MAX: f64 = 3.0;
+const CALLS_PER_S_MIN: f64 = 5_000.0;
+
+/// The verdicts on all workloads that were run.
+pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
+    let ran = |name: &str| rows.iter().any(|row| row.workload == name);
+    let ours = |name: &str| find(rows, name, Kind::Leveret);
+    let mut verdicts = Vec::new();
+    for (name, least) in RATIOS.into_iter().filter(|(name, _)| ran(name)) {
+        verdicts.push(at_least(
+            &format!("{name}: ratio"),
+            ratio(rows, name),
+            least,
+        ));
+    }
+    for name in CPU.into_iter().filter(|name| ran(name)) {
+        let cpu = ours(name).and_then(|row| row.broker_cpu_us);
+        verdicts.push(at_most(
+            &format!("{name}: broker CPU µs per message"),
+            cpu,
+            CPU_US_MAX,
+        ));
+    }
+    if ran(LATENCY) {
+        let p99 = |kind| Some(find(rows, LATENCY, kind)?.e2e?.p99_us);
+        let share = p99(Kind::Leveret)
+            .zip(p99(Kind::RabbitMq))
+            .map(|(ours, peer)| ours / peer);
+        let demand = format!("{LATENCY}: p99 as a share of RabbitMQ's");
+        verdicts.push(at_most(&demand, share, LATENCY_SHARE_MAX));
+    }
+    if ran("backlog-5m-fill") {
+        let rss = ours("backlog-5m-fill").and_then(|row| row.rss_peak_mib);
+        verdicts.push(at_most(
+            "backlog-5m: peak RSS MiB while filling",
+            rss,
+            RSS_MIB_MAX,
+        ));
+        let served = ours("backlog-5m-drain").and_then(|row| row.served_s);
+        let demand = "backlog-5m: seconds from restart to first delivery";
+        verdicts.push(at_most(demand, served, RESTART_S_MAX));
+    }
+    if ran("calls-64") {
+        let rate = ours("calls-64").map(|row| row.messages_per_s);
+        verdicts.push(at_least(
+            "calls-64: accepted per second",
+            rate,
+            CALLS_PER_S_MIN,
+        ));
+    }
+    for row in rows
+        .iter()
+        .filter(|row| row.broker == Kind::Leveret && !row.clean)
+    {
+        verdicts.push(Verdict {
+            demand: format!("{}: nothing lost, doubled, reordered, left", row.workload),
+            measured: format!("{:?}, {} left", row.tally, row.left),
+            passed: false,
+        });
+    }
+    verdicts
+}
+
+/// A run that judged nothing has not passed.
+pub(crate) fn passed(verdicts: &[Verdict]) -> bool {
+    !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.passed)
+}
+
+fn at_least(demand: &str, value: Option<f64>, least: f64) -> Verdict {
+    verdict(
+        &format!("{demand} ≥ {least:.0}"),
+        value,
+        value.is_some_and(|value| value >= least),
+    )
+}
+
+fn at_most(demand: &str, value: Option<f64>, most: f64) -> Verdict {
+    verdict(
+        &format!("{demand} ≤ {most:.1}"),
+        value,
+        value.is_some_and(|value| value <= most),
+    )
+}
+
+fn verdict(demand: &str, value: Option<f64>, passed: bool) -> Verdict {
+    let measured = value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.2}"));
+    Verdict {
+        demand: demand.to_owned(),
+        measured,
+        passed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latency::Quantiles;
+    use crate::measurement::Measurement;
+    use crate::report::rows;
+    use crate::sequence::Tally;
+
+    fn pair(name: &str, ours: f64, theirs: f64, cpu_us: f64) -> [Measurement; 2] {
+        let make = |broker, rate| Measurement {
+            messages_per_s: rate,
+            broker_cpu_us: Some(cpu_us),
+            ..Measurement::new(name, broker, true)
+        };
+        [make(Kind::Leveret, ours), make(Kind::RabbitMq, theirs)]
+    }
+
+    #[test]
+    fn the_ratio_and_the_cpu_decide() {
+        let name = "persistent-confirm2000-ack100-16";
+        let at = |ours, cpu_us| passed(&judge(&rows(&pair(name, ours, 100.0, cpu_us))));
+        assert!(at(1_500.0, 1.0));
+        assert!(!at(1_499.0, 1.0));
+        assert!(!at(1_500.0, 1.01));
+    }
+
+    #[test]
+    fn a_missing_peer_or_no_gate_at_all_does_not_pass() {
+        let [ours, _] = pair("fill-confirm2000-16", 9e9, 1.0, 0.1);
+        assert!(!passed(&judge(&rows(&[ours]))));
+        assert!(!passed(&judge(&rows(&pair("fanout-1-10", 9.0, 1.0, 0.1)))));
+    }
+
+    #[test]
+    fn the_latency_gate_compares_p99() {
+        let judge_p99 = |ours: f64, theirs: f64| {
+            let mut both = pair(LATENCY, 2_000.0, 2_000.0, 9.0);
+            for (run, p99_us) in both.iter_mut().zip([ours, theirs]) {
+                run.e2e = Some(Quantiles {
+                    p50_us: 1.0,
+                    p99_us,
+                    p999_us: 9e9,
+                    max_us: 9e9,
+                });
+            }
+            passed(&judge(&rows(&both)))
+        };
+        assert!(judge_p99(500.0, 1_000.0));
+        assert!(!judge_p99(501.0, 1_000.0));
+    }
+
+    #[test]
+    fn one_lost_message_fails_the_check() {
+        let mut both = pair("transient-autoack-16", 9_999.0, 1.0, 0.1);
+        both[0].tally = Some(Tally {
+            lost: 1,
+            ..Tally::default()
+        });
+        assert!(!passed(&judge(&rows(&both))));
+    }
+
+    #[test]
+    fn the_backlog_is_judged_on_memory_and_restart() {
+        let outcome = |rss: f64, served: f64| {
+            let fill = Measurement {
+                rss_peak_mib: Some(rss),
+                ..Measurement::new("backlog-5m-fill", Kind::Leveret, true)
+            };
+            let drain = Measurement {
+                served_s: Some(served),
+                ..Measurement::new("backlog-5m-drain", Kind::Leveret, true)
+            };
+            passed(&judge(&rows(&[fill, drain])))
+        };
+        assert!(outcome(280.0, 2.9));
+        assert!(!outcome(290.0, 2.9));
+        assert!(!outcome(280.0, 3.1));
+    }
+}

@@ -1,0 +1,410 @@
+//! Plays one AMQP workload on one broker and measures it over a steady window.
+//!
+//! Keeps: warm-up, window, drain, in this order; nothing is left in the broker unchecked.
+//! Never: counts what happened outside the window into a rate; lost and doubled messages are
+//! counted over the whole run.
+//! In: `main`. One thread drives all producers, one all consumers, this one watches.
+
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::broker::{Broker, Kind, commits};
+use crate::consumer::{self, Consumer};
+use crate::control::{Control, Phase};
+use crate::fsyncs::Counter;
+use crate::link::{Declare, Link};
+use crate::measurement::Measurement;
+use crate::procfs::{Usage, rss_peak_kib};
+use crate::producer::{self, Pace, Producer};
+use crate::sequence::Checker;
+use crate::wire::Publication;
+use crate::workload::{Shape, Workload};
+
+/// How far an unconfirmed publisher may run ahead of the consumers: this bounds the memory and the
+/// time of the drain, and is far more than any broker needs to stay busy.
+const LEAD_MESSAGES_MAX: u64 = 2_000_000;
+const LEAD_BYTES_MAX: u64 = 512 << 20;
+/// The drain is over when so long nothing arrived.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const WATCH: Duration = Duration::from_millis(5);
+const EXCHANGE: &str = "bench-fanout";
+
+/// How long the parts of a run take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) warm_up: Duration,
+    pub(crate) window: Duration,
+}
+
+/// Plays a workload of any shape but `Backlog` and `Calls`; a fill gives two measurements.
+pub(crate) fn play(
+    broker: &Broker,
+    workload: &Workload,
+    timing: Timing,
+) -> Result<Vec<Measurement>> {
+    let queues = declare(broker, workload)?;
+    if workload.shape == Shape::FillAndDrain {
+        let (fill, published) = fill(broker, workload, &queues, timing)?;
+        let drained = drain(broker, workload, &queues[0], published)?;
+        return Ok(vec![fill, drained]);
+    }
+    Ok(vec![steady(broker, workload, &queues, timing)?])
+}
+
+/// Declares what the workload needs; the names of its queues.
+fn declare(broker: &Broker, workload: &Workload) -> Result<Vec<String>> {
+    let count = match workload.shape {
+        Shape::Queues { count } | Shape::Fanout { queues: count } => count,
+        _ => 1,
+    };
+    let queues: Vec<String> = (0..count)
+        .map(|index| format!("bench-q{index:02}"))
+        .collect();
+    let mut link = Link::open(broker.amqp)?;
+    let kind = if workload.persistent {
+        Declare::Durable
+    } else {
+        Declare::Transient
+    };
+    for queue in &queues {
+        link.declare_queue(queue, kind)?;
+    }
+    if let Shape::Fanout { .. } = workload.shape {
+        link.declare_fanout(EXCHANGE)?;
+        for queue in &queues {
+            link.bind(queue, EXCHANGE)?;
+        }
+    }
+    link.close()?;
+    Ok(queues)
+}
+
+fn steady(
+    broker: &Broker,
+    workload: &Workload,
+    queues: &[String],
+    timing: Timing,
+) -> Result<Measurement> {
+    let consumers = connect_consumers(broker, workload, queues)?;
+    let producers = connect_producers(broker, workload, queues)?;
+    let checker = checker_for(workload, queues.len(), consumers.len(), producers.len());
+    let control = Control::new();
+    let mut result = Measurement::new(&workload.name, broker.kind, workload.persistent);
+    thread::scope(|scope| {
+        let consuming = scope.spawn(|| consumer::drive(consumers, checker, &control));
+        let producing = scope.spawn(|| producer::drive(producers, &control));
+        let alive = || !consuming.is_finished() && !producing.is_finished();
+        let window = Window::measure(broker, &control, timing, alive);
+        control.enter(Phase::Drain);
+        let produced = join(producing, "producers");
+        if let Ok(produced) = &produced {
+            let expected = produced.published * workload.copies() as u64;
+            wait_for_drain(&control, expected, || !consuming.is_finished());
+        }
+        control.enter(Phase::Done);
+        let consumed = join(consuming, "consumers")?;
+        let produced = produced?;
+        let window = window?;
+        let consumed_count = window.consumed.max(1) as f64;
+        result.messages_per_s = window.consumed as f64 / window.seconds;
+        window.fill_in(&mut result, consumed_count);
+        result.e2e = consumed.latency.quantiles();
+        result.confirm = produced.confirm.quantiles();
+        result.nacked = produced.nacked;
+        result.generator_cpu_us = Some(
+            per_message_us(produced.cpu_ns, produced.published)
+                + per_message_us(consumed.cpu_ns, consumed.tally.unique),
+        );
+        let expected = produced.published * workload.copies() as u64;
+        result.tally = Some(consumed.tally.settle(expected));
+        anyhow::Ok(())
+    })?;
+    result.left = left(broker, queues)?;
+    result.rss_peak_mib = rss_peak_mib(broker);
+    Ok(result)
+}
+
+fn fill(
+    broker: &Broker,
+    workload: &Workload,
+    queues: &[String],
+    timing: Timing,
+) -> Result<(Measurement, u64)> {
+    let producers = connect_producers(broker, workload, queues)?;
+    let control = Control::new();
+    let mut result = Measurement::new(&workload.name, broker.kind, workload.persistent);
+    let published = thread::scope(|scope| {
+        let producing = scope.spawn(|| producer::drive(producers, &control));
+        let window = Window::measure(broker, &control, timing, || !producing.is_finished());
+        control.enter(Phase::Drain);
+        let produced = join(producing, "producers")?;
+        let window = window?;
+        result.messages_per_s = window.confirmed as f64 / window.seconds;
+        window.fill_in(&mut result, window.confirmed.max(1) as f64);
+        result.confirm = produced.confirm.quantiles();
+        result.nacked = produced.nacked;
+        result.generator_cpu_us = Some(per_message_us(produced.cpu_ns, produced.published));
+        anyhow::Ok(produced.published)
+    })?;
+    result.rss_peak_mib = rss_peak_mib(broker);
+    Ok((result, published))
+}
+
+/// Consumes `expected` messages that stand in the queue already. The rate counts from before the
+/// consumer connects to the last message.
+pub(crate) fn drain(
+    broker: &Broker,
+    workload: &Workload,
+    queue: &str,
+    expected: u64,
+) -> Result<Measurement> {
+    let name = workload.name.replacen("fill", "drain", 1);
+    let mut result = Measurement::new(&name, broker.kind, workload.persistent);
+    let (began, before, commits_before) =
+        (Instant::now(), Usage::of(broker.pid())?, commits_of(broker));
+    let counter = Counter::attach(broker.pid());
+    let plan = consumer_plan(workload, queue, 0);
+    let consumers = vec![Consumer::connect(broker.amqp, &plan, 0)?];
+    let control = Control::new();
+    let summary = thread::scope(|scope| {
+        let checker = Checker::new(1, 1, 1);
+        let consuming = scope.spawn(|| consumer::drive(consumers, checker, &control));
+        let last = wait_for_drain(&control, expected, || !consuming.is_finished());
+        let seconds = last.duration_since(began).as_secs_f64();
+        result.messages_per_s = control.consumed() as f64 / seconds;
+        control.enter(Phase::Done);
+        join(consuming, "consumers")
+    })?;
+    let used = Usage::of(broker.pid())?.since(before);
+    let consumed = summary.tally.unique.max(1);
+    result.broker_cpu_us = Some(used.cpu_us / consumed as f64);
+    result.generator_cpu_us = Some(per_message_us(summary.cpu_ns, consumed));
+    result.written_mib = used.written_bytes.map(mib);
+    result.fsyncs = counter.and_then(Counter::finish);
+    result.commits = difference(commits_of(broker), commits_before);
+    result.tally = Some(summary.tally.settle(expected));
+    result.left = left(broker, &[queue.to_owned()])?;
+    result.rss_peak_mib = rss_peak_mib(broker);
+    Ok(result)
+}
+
+/// Differences over the measuring window.
+struct Window {
+    seconds: f64,
+    published: u64,
+    confirmed: u64,
+    consumed: u64,
+    used: Usage,
+    fsyncs: Option<u64>,
+    commits: Option<u64>,
+}
+
+impl Window {
+    fn measure(
+        broker: &Broker,
+        control: &Control,
+        timing: Timing,
+        alive: impl Fn() -> bool,
+    ) -> Result<Self> {
+        let counts = || {
+            (
+                control.published(),
+                control.confirmed(),
+                control.consumed(),
+                Instant::now(),
+            )
+        };
+        watch(timing.warm_up, &alive)?;
+        let counter = Counter::attach(broker.pid());
+        let (commits_before, usage_before) = (commits_of(broker), Usage::of(broker.pid())?);
+        control.enter(Phase::Measure);
+        let before = counts();
+        watch(timing.window, &alive)?;
+        let after = counts();
+        let used = Usage::of(broker.pid())?.since(usage_before);
+        let commits = difference(commits_of(broker), commits_before);
+        Ok(Self {
+            seconds: after.3.duration_since(before.3).as_secs_f64(),
+            published: after.0 - before.0,
+            confirmed: after.1 - before.1,
+            consumed: after.2 - before.2,
+            used,
+            fsyncs: counter.and_then(Counter::finish),
+            commits,
+        })
+    }
+
+    fn fill_in(&self, result: &mut Measurement, messages: f64) {
+        result.published_per_s = Some(self.published as f64 / self.seconds);
+        result.broker_cpu_us = Some(self.used.cpu_us / messages);
+        result.written_mib = self.used.written_bytes.map(mib);
+        result.fsyncs = self.fsyncs;
+        result.commits = self.commits;
+    }
+}
+
+fn watch(span: Duration, alive: &impl Fn() -> bool) -> Result<()> {
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        if !alive() {
+            bail!("the load generator stopped early");
+        }
+        thread::sleep(WATCH.min(end.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
+}
+
+/// Waits until all is consumed, or nothing more comes; the time of the last progress seen.
+pub(crate) fn wait_for_drain(
+    control: &Control,
+    expected: u64,
+    alive: impl Fn() -> bool,
+) -> Instant {
+    let (mut consumed, mut last) = (control.consumed(), Instant::now());
+    while consumed < expected && last.elapsed() < SILENCE_MAX && alive() {
+        thread::sleep(Duration::from_millis(1));
+        let now = control.consumed();
+        if now != consumed {
+            (consumed, last) = (now, Instant::now());
+        }
+    }
+    // A doubled message may follow the last expected one.
+    thread::sleep(Duration::from_millis(20));
+    last
+}
+
+pub(crate) fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>, who: &str) -> Result<T> {
+    let outcome = handle
+        .join()
+        .map_err(|_| anyhow!("the thread of the {who} panicked"))?;
+    outcome.with_context(|| who.to_owned())
+}
+
+fn connect_consumers(
+    broker: &Broker,
+    workload: &Workload,
+    queues: &[String],
+) -> Result<Vec<Consumer>> {
+    let shared = match workload.shape {
+        Shape::OneQueue { consumers, .. } => usize::from(consumers),
+        _ => 1,
+    };
+    let fanout = matches!(workload.shape, Shape::Fanout { .. });
+    let mut consumers = Vec::new();
+    for (index, queue) in queues.iter().enumerate() {
+        let plan = consumer_plan(workload, queue, if fanout { index } else { 0 });
+        for _ in 0..shared {
+            consumers.push(Consumer::connect(broker.amqp, &plan, consumers.len())?);
+        }
+    }
+    Ok(consumers)
+}
+
+pub(crate) fn consumer_plan<'a>(
+    workload: &Workload,
+    queue: &'a str,
+    stream: usize,
+) -> consumer::Plan<'a> {
+    consumer::Plan {
+        queue,
+        stream,
+        ack: workload.ack,
+        prefetch: workload.prefetch(),
+        body_bytes: workload.body_bytes,
+    }
+}
+
+fn connect_producers(
+    broker: &Broker,
+    workload: &Workload,
+    queues: &[String],
+) -> Result<Vec<Producer>> {
+    let fanout = matches!(workload.shape, Shape::Fanout { .. });
+    let count = match workload.shape {
+        Shape::OneQueue { producers, .. } => producers,
+        Shape::Queues { count } => count,
+        _ => 1,
+    };
+    (0..count)
+        .map(|id| {
+            let plan = producer::Plan {
+                id,
+                publication: Publication {
+                    exchange: if fanout { EXCHANGE } else { "" },
+                    routing_key: if fanout {
+                        ""
+                    } else {
+                        &queues[usize::from(id) % queues.len()]
+                    },
+                    body_bytes: workload.body_bytes,
+                    persistent: workload.persistent,
+                },
+                window: workload.window,
+                pace: pace_of(workload),
+                copies: workload.copies() as u64,
+            };
+            Producer::connect(broker.amqp, &plan)
+        })
+        .collect()
+}
+
+fn pace_of(workload: &Workload) -> Pace {
+    match workload.shape {
+        Shape::Paced { per_second } => Pace::Every {
+            interval_ns: 1_000_000_000 / per_second,
+        },
+        Shape::FillAndDrain => Pace::Flat { lead_max: u64::MAX },
+        _ => {
+            let by_bytes = LEAD_BYTES_MAX / workload.body_bytes as u64;
+            Pace::Flat {
+                lead_max: LEAD_MESSAGES_MAX.min(by_bytes),
+            }
+        }
+    }
+}
+
+fn checker_for(workload: &Workload, queues: usize, consumers: usize, producers: usize) -> Checker {
+    let streams = if matches!(workload.shape, Shape::Fanout { .. }) {
+        queues
+    } else {
+        1
+    };
+    Checker::new(streams, consumers, producers)
+}
+
+/// Ready messages left in the queues.
+pub(crate) fn left(broker: &Broker, queues: &[String]) -> Result<u64> {
+    let mut link = Link::open(broker.amqp)?;
+    let mut sum = 0;
+    for queue in queues {
+        sum += u64::from(link.declare_queue(queue, Declare::Passive)?);
+    }
+    link.close()?;
+    Ok(sum)
+}
+
+fn commits_of(broker: &Broker) -> Option<u64> {
+    (broker.kind == Kind::Leveret)
+        .then(|| commits(broker.http))
+        .flatten()
+}
+
+fn difference(after: Option<u64>, before: Option<u64>) -> Option<u64> {
+    after
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before))
+}
+
+pub(crate) fn rss_peak_mib(broker: &Broker) -> Option<f64> {
+    rss_peak_kib(broker.pid()).map(|kib| kib as f64 / 1_024.0)
+}
+
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+pub(crate) fn per_message_us(cpu_ns: u64, messages: u64) -> f64 {
+    cpu_ns as f64 / 1_000.0 / messages.max(1) as f64
+}

@@ -1,0 +1,240 @@
+//! The catalogue of workloads, under stable names.
+//!
+//! Keeps: each name describes all that matters: durability, confirms, acks, size.
+//! Never: differs between brokers.
+//! In: `main` selects, `run`, `backlog` and `calls` play.
+
+use anyhow::{Result, bail};
+
+use crate::consumer::Ack;
+
+/// Prefetch for acks in groups: well above the group, so that the broker never waits for an ack.
+const PREFETCH_GROUPED: u16 = 5_000;
+const PREFETCH_EACH: u16 = 1_000;
+const SIZES: [(usize, &str); 4] = [(16, "16"), (256, "256"), (1_024, "1k"), (16_384, "16k")];
+
+/// Who talks to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Producers into one queue, consumers out of it.
+    OneQueue { producers: u8, consumers: u8 },
+    /// So many queues, each with a producer and a consumer.
+    Queues { count: u8 },
+    /// One producer, a fanout exchange, so many queues with one consumer each.
+    Fanout { queues: u8 },
+    /// One producer at a fixed rate, one queue, one consumer.
+    Paced { per_second: u64 },
+    /// One producer and no consumer; afterwards a consumer drains the queue.
+    FillAndDrain,
+    /// A counted backlog, a restart in the middle, a drain.
+    Backlog,
+    /// HTTP calls on keep-alive connections.
+    Calls { connections: usize },
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    pub(crate) body_bytes: usize,
+    pub(crate) persistent: bool,
+    /// Confirms with so many in flight.
+    pub(crate) window: Option<usize>,
+    pub(crate) ack: Ack,
+}
+
+impl Workload {
+    fn one(name: &str, size: (usize, &str), ack: Ack) -> Self {
+        Self {
+            name: format!("{name}-{}", size.1),
+            shape: Shape::OneQueue {
+                producers: 1,
+                consumers: 1,
+            },
+            body_bytes: size.0,
+            persistent: false,
+            window: None,
+            ack,
+        }
+    }
+
+    fn confirmed(self, window: usize) -> Self {
+        Self {
+            persistent: true,
+            window: Some(window),
+            ..self
+        }
+    }
+
+    fn shaped(name: &str, shape: Shape, ack: Ack) -> Self {
+        Self {
+            name: name.to_owned(),
+            shape,
+            ..Self::one(name, SIZES[0], ack)
+        }
+    }
+
+    pub(crate) fn prefetch(&self) -> u16 {
+        match self.ack {
+            Ack::Auto => 0,
+            Ack::Each => PREFETCH_EACH,
+            Ack::Every(_) => PREFETCH_GROUPED,
+        }
+    }
+
+    /// Queues that get a copy of each message.
+    pub(crate) fn copies(&self) -> usize {
+        match self.shape {
+            Shape::Fanout { queues } => usize::from(queues),
+            _ => 1,
+        }
+    }
+
+    /// Runs that fill disks, take minutes or exist for Leveret only are played when asked for.
+    pub(crate) fn is_special(&self) -> bool {
+        matches!(self.shape, Shape::Backlog | Shape::Calls { .. })
+    }
+}
+
+/// All workloads, in the order of the table.
+pub(crate) fn catalogue() -> Vec<Workload> {
+    let every = Ack::Every(100);
+    let mut all = Vec::new();
+    for size in SIZES {
+        all.push(Workload::one("transient-autoack", size, Ack::Auto));
+    }
+    for size in SIZES {
+        all.push(Workload::one("transient-ack1", size, Ack::Each));
+    }
+    for size in SIZES {
+        all.push(Workload::one("transient-ack100", size, every));
+    }
+    for size in SIZES {
+        all.push(Workload::one("persistent-confirm1-ack1", size, Ack::Each).confirmed(1));
+    }
+    for size in SIZES {
+        all.push(Workload::one("persistent-confirm2000-ack100", size, every).confirmed(2_000));
+    }
+    for size in SIZES {
+        all.push(Workload::one("persistent-confirm2000-ack1", size, Ack::Each).confirmed(2_000));
+    }
+    for window in [2_000, 10_000] {
+        for size in [SIZES[0], SIZES[2]] {
+            let fill = Workload::one(&format!("fill-confirm{window}"), size, every);
+            all.push(Workload {
+                shape: Shape::FillAndDrain,
+                ..fill.confirmed(window)
+            });
+        }
+    }
+    let fan_in = Shape::OneQueue {
+        producers: 16,
+        consumers: 4,
+    };
+    all.push(Workload::shaped("fanin-16-1-4", fan_in, every));
+    all.push(Workload::shaped(
+        "queues-32",
+        Shape::Queues { count: 32 },
+        Ack::Auto,
+    ));
+    all.push(Workload::shaped(
+        "fanout-1-10",
+        Shape::Fanout { queues: 10 },
+        Ack::Auto,
+    ));
+    let paced = Shape::Paced { per_second: 2_000 };
+    all.push(Workload::shaped("latency-2000", paced, Ack::Auto));
+    let durable = Workload::shaped("latency-2000-persistent", paced, Ack::Each);
+    all.push(durable.confirmed(2_000));
+    all.push(Workload::shaped("backlog-5m", Shape::Backlog, every).confirmed(2_000));
+    all.push(Workload::shaped(
+        "calls-64",
+        Shape::Calls { connections: 64 },
+        Ack::Auto,
+    ));
+    all
+}
+
+/// The workloads on which the release is judged.
+pub(crate) const QUICK: [&str; 5] = [
+    "persistent-confirm2000-ack100-16",
+    "persistent-confirm2000-ack100-1k",
+    "transient-autoack-16",
+    "fill-confirm2000-16",
+    "latency-2000",
+];
+
+/// The workloads whose names equal or begin with one of the patterns; an unknown pattern is an
+/// error. No pattern means all but the special ones.
+pub(crate) fn select(patterns: &[String]) -> Result<Vec<Workload>> {
+    let all = catalogue();
+    if patterns.is_empty() {
+        return Ok(all
+            .into_iter()
+            .filter(|workload| !workload.is_special())
+            .collect());
+    }
+    for pattern in patterns {
+        if !all.iter().any(|workload| matches(&workload.name, pattern)) {
+            bail!("no workload is called {pattern}; --list shows all");
+        }
+    }
+    let chosen = |workload: &Workload| patterns.iter().any(|p| matches(&workload.name, p));
+    Ok(all.into_iter().filter(chosen).collect())
+}
+
+/// `name` matches itself; `name*` matches all that begin so.
+fn matches(name: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_quick_exists() {
+        let all = catalogue();
+        let names: HashSet<&str> = all.iter().map(|workload| workload.name.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+        for name in QUICK {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn persistent_workloads_use_confirms() {
+        for workload in catalogue() {
+            assert_eq!(
+                workload.persistent,
+                workload.window.is_some(),
+                "{}",
+                workload.name
+            );
+        }
+    }
+
+    #[test]
+    fn selection_is_exact_unless_starred() {
+        let names = |patterns: &[&str]| -> Vec<String> {
+            let patterns: Vec<String> = patterns.iter().map(|&p| p.to_owned()).collect();
+            select(&patterns)
+                .unwrap()
+                .into_iter()
+                .map(|workload| workload.name)
+                .collect()
+        };
+        assert_eq!(names(&["transient-ack1-16"]), ["transient-ack1-16"]);
+        assert_eq!(names(&["fan*"]), ["fanin-16-1-4", "fanout-1-10"]);
+        assert!(!names(&[]).contains(&"backlog-5m".to_owned()));
+        assert!(select(&["nothing".to_owned()]).is_err());
+    }
+}
