@@ -14,17 +14,38 @@ pub fn ids(payload: &[u8]) -> Result<(u16, u16), Close> {
     let Some(head) = payload.first_chunk::<4>() else {
         return Err(Close::connection(502, "cannot decode method", (0, 0)));
     };
-    let (class, method) =
-        (u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]]));
+    let (class, method) = (
+        u16::from_be_bytes([head[0], head[1]]),
+        u16::from_be_bytes([head[2], head[3]]),
+    );
     let known = match class {
-        10 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71),
+        10 => matches!(
+            method,
+            10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71
+        ),
         20 => matches!(method, 10 | 11 | 20 | 21 | 40 | 41),
         30 => matches!(method, 10 | 11),
         40 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 51),
         50 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51),
         60 => matches!(
             method,
-            10 | 11 | 20 | 21 | 30 | 31 | 40 | 50 | 60 | 70 | 71 | 72 | 80 | 90 | 100 | 110 | 111 | 120
+            10 | 11
+                | 20
+                | 21
+                | 30
+                | 31
+                | 40
+                | 50
+                | 60
+                | 70
+                | 71
+                | 72
+                | 80
+                | 90
+                | 100
+                | 110
+                | 111
+                | 120
         ),
         85 => matches!(method, 10 | 11),
         90 => matches!(method, 10 | 11 | 20 | 21 | 30 | 31),
@@ -45,6 +66,7 @@ pub fn ids(payload: &[u8]) -> Result<(u16, u16), Close> {
 pub fn guard(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
     // Fields before the table: fixed bytes, then short strings, then fixed bytes.
     let (before, strings, after) = match cause {
+        (10, 10) => (2, 0, 0),
         (10, 11) => (0, 0, 0),
         (40, 10) => (2, 2, 1),
         (40, 30 | 40) => (2, 3, 1),
@@ -60,9 +82,14 @@ pub fn guard(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
         at += 1 + usize::from(*payload.get(at).ok_or_else(cut)?);
     }
     at += after;
-    let length = payload.get(at..at + 4).and_then(|b| b.try_into().ok()).ok_or_else(cut)?;
+    let length = payload
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .ok_or_else(cut)?;
     let start = at + 4;
-    let end = start.checked_add(u32::from_be_bytes(length) as usize).ok_or_else(cut)?;
+    let end = start
+        .checked_add(u32::from_be_bytes(length) as usize)
+        .ok_or_else(cut)?;
     guarded(payload.get(start..end).ok_or_else(cut)?, cause)
 }
 
@@ -70,7 +97,10 @@ pub fn guard(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
 pub fn to_field_table(table: &Table) -> FieldTable {
     let mut out = FieldTable::default();
     for (key, value) in &table.0 {
-        out.insert(String::from_utf8_lossy(key).as_ref().into(), to_value(value));
+        out.insert(
+            String::from_utf8_lossy(key).as_ref().into(),
+            to_value(value),
+        );
     }
     out
 }
@@ -80,14 +110,20 @@ fn to_value(value: &Value) -> AMQPValue {
         Value::Bool(v) => AMQPValue::Boolean(*v),
         Value::LongStr(v) => AMQPValue::LongString(v.clone().into()),
         Value::Table(v) => AMQPValue::FieldTable(to_field_table(v)),
-        other => other.as_i64().map_or(AMQPValue::Void, AMQPValue::LongLongInt),
+        other => other
+            .as_i64()
+            .map_or(AMQPValue::Void, AMQPValue::LongLongInt),
     }
 }
 
 /// From methods that the crate decoded, with the letters it kept.
 pub fn from_field_table(table: &FieldTable) -> Table {
     let entries = table.inner().iter();
-    Table(entries.map(|(k, v)| (k.as_str().as_bytes().to_vec(), from_value(v))).collect())
+    Table(
+        entries
+            .map(|(k, v)| (k.as_str().as_bytes().to_vec(), from_value(v)))
+            .collect(),
+    )
 }
 
 fn from_value(value: &AMQPValue) -> Value {

@@ -1,0 +1,370 @@
+//! Frames inward: whole publishes and acks by hand, anything else frame by frame. Pure.
+//!
+//! Keeps: a content that lies whole in the input is copied once and allocates nothing; one that
+//! comes in pieces is assembled per channel, its size checked at the header.
+//! Never: decodes a control method; `connection` does, and calls this.
+//!
+//! ```text
+//! type 1 │ channel 2 │ size 4 │ payload │ 0xCE      1 method, 2 header, 3 body, 8 heartbeat
+//! ```
+
+use super::{Closing, Connection, Event, Fault, State};
+use crate::content::{Address, Entry, flags_of, frame_size};
+use crate::limits::{ASSEMBLING_MAX, FRAME_MIN, FRAME_OVERHEAD, PRE_AUTH_FRAME_MAX};
+use crate::reply::Close;
+
+const END: u8 = 0xCE;
+
+/// A content under way on one channel.
+pub(super) struct Assembly {
+    address: Address,
+    mandatory: bool,
+    /// Body bytes still to come; `None` before the header.
+    left: Option<u64>,
+    body_size: u64,
+    pub(super) data: Vec<u8>,
+    split: bool,
+    flags: u8,
+    priority: u8,
+}
+
+impl Assembly {
+    fn of(address: Address, mandatory: bool) -> Self {
+        Self {
+            address,
+            mandatory,
+            left: None,
+            body_size: 0,
+            data: Vec::new(),
+            split: false,
+            flags: 0,
+            priority: 0,
+        }
+    }
+}
+
+impl Connection {
+    // ---- the hot path ----------------------------------------------------------------------
+
+    /// One whole publish (method, header, at most one body) or ack at the front; `None`: not so.
+    pub(super) fn fast(&mut self, input: &[u8]) -> Option<usize> {
+        let head = input.get(..11)?;
+        if head[0] != 1 || head[7..10] != [0, 60, 0] {
+            return None;
+        }
+        let number = u16::from_be_bytes([head[1], head[2]]);
+        let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let frame = input
+            .get(..size + 8)
+            .filter(|frame| frame[size + 7] == END)?;
+        match head[10] {
+            40 => self.fast_publish(number, size, input),
+            80 if size == 13 => {
+                self.channels
+                    .get(&number)
+                    .filter(|c| c.closing == Closing::No && c.content.is_none())?;
+                let tag = u64::from_be_bytes(frame[11..19].try_into().ok()?);
+                let multiple = frame[19] & 1 != 0;
+                self.events.push_back(Event::Ack {
+                    channel: number,
+                    tag,
+                    multiple,
+                });
+                Some(size + 8)
+            }
+            _ => None,
+        }
+    }
+
+    fn fast_publish(&mut self, number: u16, size: usize, input: &[u8]) -> Option<usize> {
+        let limit = self.payload_max();
+        if size > limit {
+            return None;
+        }
+        let address_end = 7 + size - 1;
+        let wire = input.get(13..address_end)?;
+        let bits = input[address_end];
+        let exchange = usize::from(*wire.first()?);
+        let key = usize::from(*wire.get(1 + exchange)?);
+        if wire.len() != exchange + key + 2 || bits & 2 != 0 {
+            return None;
+        }
+        let header = &input[size + 8..];
+        let head = header.get(..19)?;
+        let header_size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let body_size = u64::from_be_bytes(head[11..19].try_into().ok()?);
+        if head[0] != 2
+            || head[1..3] != input[1..3]
+            || header_size > limit
+            || header_size < 14
+            || header.get(header_size + 7) != Some(&END)
+            || head[7..9] != [0, 60]
+            || body_size > self.options.message_max
+        {
+            return None;
+        }
+        let (bodies, large) = bodies(
+            header.get(header_size + 8..)?,
+            &input[1..3],
+            body_size,
+            limit,
+        )?;
+        let content = header_size + 8 + bodies;
+        let channel = self.channels.get(&number)?;
+        if channel.closing != Closing::No || channel.content.is_some() {
+            return None;
+        }
+        let (flags, priority) = flags_of(&header[19..header_size + 7])?;
+        let large = large || header_size + FRAME_OVERHEAD > FRAME_MIN as usize;
+        let split = if large { Entry::SPLIT } else { 0 };
+        let address = self.intern(wire)?;
+        let offset = self.block.data.len();
+        self.block.data.extend_from_slice(&header[..content]);
+        let entry = Entry {
+            offset: offset as u32,
+            len: content as u32,
+            body_size: body_size as u32,
+            address,
+            flags: flags | split,
+            priority,
+        };
+        self.published(number, entry, bits & 1 != 0);
+        Some(size + 8 + content)
+    }
+
+    fn intern(&mut self, wire: &[u8]) -> Option<u16> {
+        let known = &self.block.addresses;
+        let from = known.len().saturating_sub(8);
+        if let Some(at) = known[from..]
+            .iter()
+            .rposition(|address| address.wire() == wire)
+        {
+            return u16::try_from(from + at).ok();
+        }
+        let at = u16::try_from(known.len()).ok()?;
+        self.block.addresses.push(Address::from_wire(wire)?);
+        Some(at)
+    }
+
+    fn published(&mut self, number: u16, entry: Entry, mandatory: bool) {
+        let at = self.block.entries.len() as u32;
+        let mut confirm = 0;
+        if let Some(next) = self
+            .channels
+            .get_mut(&number)
+            .and_then(|c| c.confirm.as_mut())
+        {
+            confirm = *next;
+            *next += 1;
+        }
+        let alike = |other: &Entry| {
+            other.address == entry.address
+                && (other.flags ^ entry.flags) & (Entry::PERSISTENT | Entry::HAS_REPLY_TO) == 0
+        };
+        if let Some(Event::Publish {
+            channel,
+            first,
+            count,
+            mandatory: same,
+            ..
+        }) = self.events.back_mut()
+            && *channel == number
+            && *same == mandatory
+            && *first + *count == at
+            && self.block.entries.last().is_some_and(alike)
+        {
+            *count += 1;
+        } else {
+            let event = Event::Publish {
+                channel: number,
+                first: at,
+                count: 1,
+                mandatory,
+                confirm,
+            };
+            self.events.push_back(event);
+        }
+        self.block.entries.push(entry);
+    }
+
+    // ---- any frame -------------------------------------------------------------------------
+
+    pub(super) fn frame(&mut self, input: &[u8]) -> Result<Option<usize>, Close> {
+        let Some(head) = input.get(..7) else {
+            return Ok(None);
+        };
+        let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let open = matches!(self.state, State::Open | State::Opening | State::Closing);
+        // Eight bytes more than the strict payload limit, as RabbitMQ's.
+        let limit = if open {
+            self.payload_max().saturating_add(8)
+        } else {
+            PRE_AUTH_FRAME_MAX as usize
+        };
+        if size > limit {
+            let text = format!("type {}, payload of {size} bytes exceeds {limit}", head[0]);
+            return Err(Close::connection(501, text, (0, 0)));
+        }
+        let Some(frame) = input.get(..size + 8) else {
+            return Ok(None);
+        };
+        if frame[size + 7] != END {
+            return Err(Close::connection(501, "missing frame end octet", (0, 0)));
+        }
+        let number = u16::from_be_bytes([frame[1], frame[2]]);
+        let payload = &frame[7..size + 7];
+        match frame[0] {
+            1 => self.method(number, payload)?,
+            2 | 3 => self.content(number, frame)?,
+            8 if number == 0 => {}
+            8 => return Err(Close::connection(505, "heartbeat on a channel", (0, 0))),
+            kind => {
+                let text = format!("unknown frame type {kind}");
+                return Err(Close::connection(501, text, (0, 0)));
+            }
+        }
+        Ok(Some(size + 8))
+    }
+
+    /// A header or body frame of a content that did not come in one piece.
+    fn content(&mut self, number: u16, frame: &[u8]) -> Fault {
+        let cause = (60, 40);
+        let Some(channel) = self.channels.get_mut(&number) else {
+            if self.state == State::Closing {
+                return Ok(());
+            }
+            return Err(Close::connection(504, "expected 'channel.open'", (0, 0)));
+        };
+        if channel.closing != Closing::No || self.state == State::Closing {
+            return Ok(());
+        }
+        let unexpected = |text: &str| Close::connection(505, text, cause);
+        let Some(assembly) = &mut channel.content else {
+            return Err(unexpected("expected method frame, got content"));
+        };
+        let payload = &frame[7..frame.len() - 1];
+        match (frame[0], assembly.left) {
+            (2, None) => {
+                if payload.len() < 14 {
+                    return Err(Close::connection(
+                        502,
+                        "cannot decode content header",
+                        cause,
+                    ));
+                }
+                if payload[..2] != [0, 60] {
+                    return Err(unexpected("content header of another class"));
+                }
+                let size = u64::from_be_bytes(payload[4..12].try_into().unwrap_or_default());
+                let Some((flags, priority)) = flags_of(&payload[12..]) else {
+                    return Err(Close::connection(502, "cannot decode properties", cause));
+                };
+                if size > self.options.message_max {
+                    let max = self.options.message_max;
+                    let text =
+                        format!("message size {size} is larger than configured max size {max}");
+                    channel.content = None;
+                    channel.closing = Closing::Fault;
+                    let close = Close::channel(406, text, cause);
+                    self.events.push_back(Event::ChannelError {
+                        channel: number,
+                        close,
+                    });
+                    return Ok(());
+                }
+                (assembly.flags, assembly.priority) = (flags, priority);
+                (assembly.left, assembly.body_size) = (Some(size), size);
+            }
+            (3, Some(left)) => {
+                if payload.len() as u64 > left {
+                    return Err(Close::connection(
+                        501,
+                        "content body is longer than declared",
+                        cause,
+                    ));
+                }
+                assembly.left = Some(left - payload.len() as u64);
+            }
+            (2, Some(_)) => return Err(unexpected("expected content body, got content header")),
+            _ => return Err(unexpected("expected content header, got content body")),
+        }
+        assembly.split |= frame.len() > FRAME_MIN as usize;
+        // An empty body frame says nothing; kept, it would only cost.
+        if frame[0] == 2 || !payload.is_empty() {
+            self.assembling += frame.len() as u64;
+            if self.assembling > ASSEMBLING_MAX.max(2 * self.options.message_max) {
+                return Err(Close::connection(506, "too many contents under way", cause));
+            }
+            assembly.data.extend_from_slice(frame);
+        }
+        if assembly.left == Some(0)
+            && let Some(done) = channel.content.take()
+        {
+            self.assembling = self.assembling.saturating_sub(done.data.len() as u64);
+            let address = self
+                .intern(done.address.wire())
+                .ok_or_else(|| Close::connection(506, "too many addresses in one turn", cause))?;
+            let entry = Entry {
+                offset: self.block.data.len() as u32,
+                len: done.data.len() as u32,
+                body_size: done.body_size as u32,
+                address,
+                flags: done.flags | if done.split { Entry::SPLIT } else { 0 },
+                priority: done.priority,
+            };
+            self.block.data.extend_from_slice(&done.data);
+            self.published(number, entry, done.mandatory);
+        }
+        Ok(())
+    }
+
+    /// basic.publish by hand, as `fast` does: names are bytes, whatever way the frames came.
+    pub(super) fn publish(&mut self, number: u16, payload: &[u8]) -> Fault {
+        let cause = (60, 40);
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return Err(Close::connection(504, "expected 'channel.open'", cause));
+        };
+        let parts = payload.get(6..).and_then(<[u8]>::split_last);
+        let parts = parts.and_then(|(bits, wire)| Some((*bits, Address::from_wire(wire)?)));
+        let Some((bits, address)) = parts else {
+            return Err(Close::connection(502, "cannot decode method 60.40", cause));
+        };
+        if bits & 2 != 0 {
+            return Err(Close::connection(540, "immediate=true", cause));
+        }
+        channel.content = Some(Assembly::of(address, bits & 1 != 0));
+        Ok(())
+    }
+
+    /// Largest payload of the negotiated frame size; zero there means no limit.
+    fn payload_max(&self) -> usize {
+        match self.frame_max {
+            0 => u32::MAX as usize - FRAME_OVERHEAD,
+            size => size as usize - FRAME_OVERHEAD,
+        }
+    }
+
+    /// No further address has a number.
+    pub(super) fn block_is_full(&self) -> bool {
+        self.block.addresses.len() > usize::from(u16::MAX)
+    }
+}
+
+/// Bytes of the body frames at the front that make up `left`, and whether one is larger than the
+/// smallest frame a consumer may ask for; `None` unless they are whole and alike.
+fn bodies(input: &[u8], channel: &[u8], mut left: u64, limit: usize) -> Option<(usize, bool)> {
+    let (mut at, mut large) = (0, false);
+    while left > 0 {
+        let frame = input.get(at..)?;
+        let head = frame.first_chunk::<7>()?;
+        let size = frame_size(head);
+        let sound = head[0] == 3 && head[1..3] == *channel && size > 0 && size <= limit;
+        if !sound || frame.get(size + 7) != Some(&END) {
+            return None;
+        }
+        left = left.checked_sub(size as u64)?;
+        large |= size + FRAME_OVERHEAD > FRAME_MIN as usize;
+        at += size + FRAME_OVERHEAD;
+    }
+    Some((at, large))
+}
