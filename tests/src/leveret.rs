@@ -1,0 +1,156 @@
+//! The product's binary, run for one test in a folder of its own.
+//!
+//! Keeps: data directory and ports over restarts, so that a crash can be followed by a start.
+//! Never: builds the binary.
+//! In: `tests/conversation.rs`, `tests/crash.rs`.
+
+use std::env;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::server::{Process, free_address};
+
+/// A server that can be killed and started again.
+#[derive(Debug)]
+pub struct Leveret {
+    pub amqp: SocketAddr,
+    pub http: SocketAddr,
+    process: Option<Process>,
+    folder: TempDir,
+    binary: PathBuf,
+}
+
+impl Leveret {
+    /// Starts it on SQLite with the text of a configuration file, empty for none.
+    ///
+    /// # Errors
+    /// There is no binary, or it does not come up.
+    pub fn start(config: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix("leveret-")?;
+        fs::write(folder.path().join("leveret.toml"), config)?;
+        let (amqp, http) = (free_address()?, free_address()?);
+        let mut server = Self {
+            amqp,
+            http,
+            process: None,
+            folder,
+            binary: binary()?,
+        };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Starts it again on the same data; returns how long it took to be ready.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        let home = self.folder.path();
+        let mut command = Command::new(&self.binary);
+        command
+            .current_dir(home)
+            .arg("serve")
+            .arg("--config")
+            .arg(home.join("leveret.toml"))
+            .arg("--data-dir")
+            .arg(home.join("data"))
+            .arg("--amqp-listen")
+            .arg(self.amqp.to_string())
+            .arg("--http-listen")
+            .arg(self.http.to_string())
+            .args(["--log", "warn"]);
+        let mut process = Process::start(&mut command, &home.join("server.log"))?;
+        process
+            .await_port(self.amqp, START_MAX)
+            .context("starting leveret")?;
+        self.process = Some(process);
+        self.await_ready(started + START_MAX)?;
+        Ok(started.elapsed())
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("it is not running")?;
+        let status = process.kill()?;
+        if status.code().is_some() {
+            bail!(
+                "it had ended by itself with {status}: {}",
+                process.last_output()
+            );
+        }
+        Ok(())
+    }
+
+    /// SIGTERM.
+    ///
+    /// # Errors
+    /// It was not running, or does not end.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("it is not running")?;
+        process
+            .stop(Duration::from_secs(30))
+            .with_context(|| process.last_output())
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it wrote last.
+    pub fn last_output(&self) -> String {
+        self.process
+            .as_ref()
+            .map(Process::last_output)
+            .unwrap_or_default()
+    }
+
+    fn await_ready(&self, deadline: Instant) -> Result<()> {
+        loop {
+            match self.ask_ready() {
+                Ok(true) => return Ok(()),
+                outcome if Instant::now() > deadline => {
+                    bail!("/readyz says {outcome:?}: {}", self.last_output());
+                }
+                _ => sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn ask_ready(&self) -> Result<bool> {
+        let mut socket = TcpStream::connect(self.http)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200"))
+    }
+}
+
+/// `LEVERET_BIN`, or what was built last.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("LEVERET_BIN") {
+        return Ok(path.into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("leveret"));
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let newest = built
+        .into_iter()
+        .filter(|path| path.exists())
+        .max_by_key(age);
+    newest.context("no leveret binary: build it (`cargo build --release`) or set LEVERET_BIN")
+}
+
+const START_MAX: Duration = Duration::from_secs(60);

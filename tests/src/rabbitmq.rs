@@ -1,0 +1,108 @@
+//! RabbitMQ as oracle: Debian's package, run for one test in a folder of its own.
+//!
+//! Keeps: nothing of it outside that folder; its name server runs on a port of its own.
+//! Never: touches a RabbitMQ of the system.
+//! In: `tests/conversation.rs`.
+
+use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::server::{Process, free_address};
+
+/// A running RabbitMQ. Its end is the end of the value.
+#[derive(Debug)]
+pub struct RabbitMq {
+    pub address: SocketAddr,
+    // Dropped in this order: the node, its name server, the folder.
+    _processes: Vec<Process>,
+    _folder: Option<TempDir>,
+}
+
+impl RabbitMq {
+    /// Starts a node, or takes the one at `TEST_RABBITMQ` (an address), which must hold the users
+    /// of [`DEFINITIONS`].
+    ///
+    /// # Errors
+    /// It is not installed, or does not come up.
+    pub fn start() -> Result<Self> {
+        if let Ok(address) = env::var("TEST_RABBITMQ") {
+            let address = address.parse().context("TEST_RABBITMQ")?;
+            return Ok(Self {
+                address,
+                _processes: Vec::new(),
+                _folder: None,
+            });
+        }
+        if !Path::new(SERVER).exists() {
+            bail!("{SERVER} is missing: install the package rabbitmq-server");
+        }
+        let folder = TempDir::with_prefix("rabbitmq-")?;
+        let (address, name_server, distribution) =
+            (free_address()?, free_address()?, free_address()?);
+        let home = folder.path();
+        fs::write(home.join("plugins"), "[].")?;
+        fs::write(home.join("definitions.json"), DEFINITIONS)?;
+        let definitions = home.join("definitions.json");
+        fs::write(
+            home.join("rabbitmq.conf"),
+            format!(
+                "log.console = false\nload_definitions = {}\n",
+                definitions.display()
+            ),
+        )?;
+        let port = name_server.port().to_string();
+        let mut epmd = Command::new("epmd");
+        epmd.args(["-port", &port, "-address", "127.0.0.1"]);
+        let epmd = Process::start(&mut epmd, &home.join("epmd.log"))?;
+        let mut command = Command::new(SERVER);
+        command
+            .env("HOME", home)
+            .env("ERL_EPMD_PORT", port)
+            .env(
+                "RABBITMQ_NODENAME",
+                format!("oracle{}@localhost", address.port()),
+            )
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", address.port().to_string())
+            .env("RABBITMQ_DIST_PORT", distribution.port().to_string())
+            .env("RABBITMQ_MNESIA_BASE", home.join("mnesia"))
+            .env("RABBITMQ_LOG_BASE", home.join("log"))
+            .env("RABBITMQ_PID_FILE", home.join("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("plugins"))
+            .env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq"))
+            .env("RABBITMQ_CONF_ENV_FILE", home.join("env.conf"))
+            // The start script then becomes the node itself, instead of waiting for it.
+            .env("detached", "1");
+        let mut node = Process::start(&mut command, &home.join("node.log"))?;
+        node.await_port(address, Duration::from_secs(120))
+            .context("starting RabbitMQ")?;
+        Ok(Self {
+            address,
+            _processes: vec![node, epmd],
+            _folder: Some(folder),
+        })
+    }
+}
+
+const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// `limited` may touch only what begins with `my-`; `stranger` may open no virtual host.
+const DEFINITIONS: &str = r#"{
+  "users": [
+    {"name": "guest", "password": "guest", "tags": "administrator"},
+    {"name": "limited", "password": "limited", "tags": ""},
+    {"name": "stranger", "password": "stranger", "tags": ""}
+  ],
+  "vhosts": [{"name": "/"}],
+  "permissions": [
+    {"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+    {"user": "limited", "vhost": "/", "configure": "^my-", "write": "^my-", "read": "^my-"}
+  ]
+}"#;
