@@ -153,6 +153,7 @@ pub struct Connection {
     sent: Instant,
     until: Option<Instant>,
     assembling: u64,
+    goodbye: bool,
 }
 
 type Fault = Result<(), Close>;
@@ -176,6 +177,7 @@ impl Connection {
             sent: now,
             until: None,
             assembling: 0,
+            goodbye: false,
         }
     }
 
@@ -273,15 +275,14 @@ impl Connection {
             self.closing_channel(number, payload);
             return Ok(());
         }
-        let cause = crate::control::ids(payload)?;
-        if self
+        let due = self
             .channels
             .get(&number)
-            .is_some_and(|channel| channel.content.is_some())
-        {
-            let text = "expected content header or body, got a method";
-            return Err(Close::connection(505, text, cause));
+            .and_then(|channel| channel.content.as_ref());
+        if let Some(content) = due {
+            return Err(content.due());
         }
+        let cause = crate::control::ids(payload)?;
         if (number == 0) != (cause.0 == 10) {
             let text = if number == 0 {
                 "method on channel 0"
@@ -634,7 +635,13 @@ impl Connection {
             0,
             &AMQPClass::Connection(connection::AMQPMethod::CloseOk(ok)),
         );
+        self.goodbye = true;
         self.gone();
+    }
+
+    /// True when the client asked to close and was answered: it hangs up first.
+    pub fn said_goodbye(&self) -> bool {
+        self.goodbye
     }
 
     /// When `handle_deadline` must be called.
@@ -727,4 +734,300 @@ impl Event {
 /// Refuses a table that is too deep, before the decoder sees it.
 pub(crate) fn guarded(bytes: &[u8], cause: (u16, u16)) -> Fault {
     check_table(bytes).map_err(|error| Close::connection(502, error.to_string(), cause))
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed test; any instant"
+)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::limits;
+
+    pub(crate) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![kind];
+        out.extend_from_slice(&channel.to_be_bytes());
+        out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        out.extend_from_slice(payload);
+        out.push(0xCE);
+        out
+    }
+
+    pub(crate) fn publish_method(channel: u16, exchange: &[u8], key: &[u8], bits: u8) -> Vec<u8> {
+        let mut payload = vec![0, 60, 0, 40, 0, 0, exchange.len() as u8];
+        payload.extend_from_slice(exchange);
+        payload.push(key.len() as u8);
+        payload.extend_from_slice(key);
+        payload.push(bits);
+        frame(1, channel, &payload)
+    }
+
+    /// One turn: all events and the block.
+    pub(crate) fn run(machine: &mut Connection, wire: &[u8]) -> (Vec<Event>, Block) {
+        machine.handle_bytes(Instant::now(), wire);
+        let block = machine.take_block();
+        (std::iter::from_fn(|| machine.poll_event()).collect(), block)
+    }
+
+    pub(crate) fn new(now: Instant) -> Connection {
+        let options = Options {
+            frame_max: limits::FRAME_MAX,
+            channel_max: limits::CHANNEL_MAX,
+            heartbeat: limits::HEARTBEAT,
+            message_max: limits::MESSAGE_MAX,
+            server_properties: Table::default(),
+            mechanisms: crate::sasl::MECHANISMS.into(),
+        };
+        Connection::new(now, options)
+    }
+
+    pub(crate) fn start_ok(table: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0, 10, 0, 11];
+        payload.extend_from_slice(&(table.len() as u32).to_be_bytes());
+        payload.extend_from_slice(table);
+        payload.extend_from_slice(b"\x05PLAIN\0\0\0\x04\0u\0p\x05en_US");
+        frame(1, 0, &payload)
+    }
+
+    fn tune_ok(channels: u16, size: u32, beat: u16) -> Vec<u8> {
+        let mut payload = vec![0, 10, 0, 31];
+        payload.extend_from_slice(&channels.to_be_bytes());
+        payload.extend_from_slice(&size.to_be_bytes());
+        payload.extend_from_slice(&beat.to_be_bytes());
+        frame(1, 0, &payload)
+    }
+
+    const OPEN: &[u8] = &[0, 10, 0, 40, 1, b'/', 0, 0];
+
+    /// Through the handshake, with these channels open and all events taken.
+    pub(crate) fn open(channels: &[u16]) -> Connection {
+        let mut machine = new(Instant::now());
+        let mut wire = b"AMQP\0\0\x09\x01".to_vec();
+        wire.extend(start_ok(&[]));
+        run(&mut machine, &wire);
+        machine.accept_login();
+        let mut wire = tune_ok(2047, limits::FRAME_MAX, 60);
+        wire.extend(frame(1, 0, OPEN));
+        for &channel in channels {
+            wire.extend(frame(1, channel, &[0, 20, 0, 10, 0]));
+        }
+        run(&mut machine, &wire);
+        machine.accept_open();
+        machine.output().clear();
+        assert!(machine.is_open());
+        machine
+    }
+
+    /// (channel, class, method) of the method frames in the output.
+    fn told(machine: &mut Connection) -> Vec<(u16, u16, u16)> {
+        let bytes = std::mem::take(machine.output());
+        let (mut at, mut out) = (0, Vec::new());
+        while at < bytes.len() {
+            let two = |i: usize| u16::from_be_bytes([bytes[at + i], bytes[at + i + 1]]);
+            if bytes[at] == 1 {
+                out.push((two(1), two(7), two(9)));
+            }
+            at += crate::content::frame_size(&bytes[at..]) + 8;
+        }
+        out
+    }
+
+    pub(crate) fn codes(events: &[Event]) -> Vec<u16> {
+        let code = |event: &Event| match event {
+            Event::Failed(close) | Event::ChannelError { close, .. } => Some(close.code),
+            _ => None,
+        };
+        events.iter().filter_map(code).collect()
+    }
+
+    fn close_of(channel: u16) -> Vec<u8> {
+        frame(1, channel, &[0, 20, 0, 40, 0, 200, 0, 0, 0, 0, 0])
+    }
+
+    #[test]
+    fn the_handshake_reaches_open() {
+        let mut machine = new(Instant::now());
+        assert_eq!(machine.handle_bytes(Instant::now(), b"AMQP"), 0);
+        assert_eq!(machine.handle_bytes(Instant::now(), b"AMQP\0\0\x09\x01"), 8);
+        assert_eq!(told(&mut machine), [(0, 10, 10)]);
+        let (events, _) = run(&mut machine, &start_ok(&[]));
+        let [
+            Event::Login {
+                mechanism,
+                response,
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        let credentials = crate::sasl::credentials(mechanism, response).unwrap();
+        assert_eq!(credentials, ("u".into(), "p".into()));
+        machine.accept_login();
+        assert_eq!(told(&mut machine), [(0, 10, 30)]);
+        let wire = [tune_ok(10, 4096, 0), frame(1, 0, OPEN)].concat();
+        let (events, _) = run(&mut machine, &wire);
+        assert!(matches!(&events[..], [Event::Open { vhost }] if vhost == "/"));
+        assert_eq!((machine.frame_max(), machine.deadline()), (4096, None));
+    }
+
+    #[test]
+    fn other_headers_are_answered_with_ours() {
+        for bytes in [&b"GET / HTTP/1.1"[..], b"AMQP\x03\x01\0\0", b"AMQQ"] {
+            let mut machine = new(Instant::now());
+            let (events, _) = run(&mut machine, bytes);
+            assert!(matches!(events[..], [Event::Gone]));
+            assert_eq!(machine.output(), b"AMQP\0\0\x09\x01");
+        }
+        let mut old = new(Instant::now());
+        assert_eq!(old.handle_bytes(Instant::now(), b"AMQP\x01"), 0);
+        assert_eq!(old.handle_bytes(Instant::now(), b"AMQP\x01\x01\0\x09"), 8);
+    }
+
+    #[test]
+    fn nothing_sent_ahead_of_a_refused_login_is_acted_on() {
+        let mut machine = new(Instant::now());
+        let mut wire = b"AMQP\0\0\x09\x01".to_vec();
+        wire.extend(start_ok(&[]));
+        wire.extend(tune_ok(2047, limits::FRAME_MAX, 0));
+        wire.extend(frame(1, 0, OPEN));
+        wire.extend(frame(1, 1, &[0, 20, 0, 10, 0]));
+        let now = Instant::now();
+        machine.handle_bytes(now, &wire);
+        assert!(matches!(machine.poll_event(), Some(Event::Login { .. })));
+        machine.refuse_login(now, "PLAIN");
+        assert!(machine.poll_event().is_none());
+        run(&mut machine, &frame(1, 2, &[0, 20, 0, 10, 0]));
+        assert!(!machine.is_open());
+        assert_eq!(machine.deadline(), Some(now + SILENT_CLOSE));
+        machine.handle_deadline(now + SILENT_CLOSE);
+        assert!(matches!(machine.poll_event(), Some(Event::Gone)));
+    }
+
+    #[test]
+    fn a_capable_client_hears_why_its_login_failed() {
+        let mut machine = new(Instant::now());
+        let mut inner = Table::default();
+        inner.insert("authentication_failure_close", Value::Bool(true));
+        let mut table = Table::default();
+        table.insert("capabilities", Value::Table(inner));
+        run(
+            &mut machine,
+            &[b"AMQP\0\0\x09\x01".to_vec(), start_ok(&table.encode())].concat(),
+        );
+        machine.output().clear();
+        machine.refuse_login(Instant::now(), "PLAIN");
+        assert_eq!(told(&mut machine), [(0, 10, 50)]);
+    }
+
+    #[test]
+    fn tune_answers_outside_the_offer_are_refused() {
+        for (channels, size, fine) in [
+            (2047, 131_072, true),
+            (0, 131_072, false),
+            (2048, 131_072, false),
+            (9, 4095, false),
+            (9, 131_073, false),
+            (9, 0, false),
+        ] {
+            let mut machine = new(Instant::now());
+            run(
+                &mut machine,
+                &[b"AMQP\0\0\x09\x01".to_vec(), start_ok(&[])].concat(),
+            );
+            machine.accept_login();
+            let (events, _) = run(&mut machine, &tune_ok(channels, size, 5));
+            assert_eq!(codes(&events).is_empty(), fine, "{channels} {size}");
+            assert!(codes(&events).iter().all(|&code| code == 530));
+        }
+    }
+
+    #[test]
+    fn a_closed_channel_is_deaf_until_close_ok() {
+        let mut machine = open(&[1]);
+        machine.close_channel(1, &Close::channel(404, "no", (50, 10)));
+        machine.close_channel(1, &Close::channel(404, "again", (50, 10)));
+        let wire = [
+            publish_method(1, b"", b"q", 0),
+            frame(1, 1, &[0, 60, 0, 99]),
+        ]
+        .concat();
+        assert!(run(&mut machine, &wire).0.is_empty());
+        assert_eq!(told(&mut machine), [(1, 20, 40)]);
+        let wire = [
+            frame(1, 1, &[0, 20, 0, 41]),
+            frame(1, 1, &[0, 20, 0, 10, 0]),
+        ]
+        .concat();
+        let (events, _) = run(&mut machine, &wire);
+        assert!(matches!(events[..], [Event::ChannelOpen { channel: 1 }]));
+    }
+
+    #[test]
+    fn crossing_channel_closes_end_both_ways() {
+        let mut machine = open(&[1]);
+        machine.close_channel(1, &Close::channel(404, "no", (50, 10)));
+        let (events, _) = run(&mut machine, &close_of(1));
+        assert!(events.is_empty());
+        assert_eq!(told(&mut machine), [(1, 20, 40), (1, 20, 41)]);
+        let (events, _) = run(&mut machine, &frame(1, 1, &[0, 20, 0, 41]));
+        assert!(events.is_empty(), "{events:?}");
+    }
+
+    #[test]
+    fn a_clients_close_waits_for_the_verdict_on_its_fault() {
+        let mut machine = open(&[1]);
+        let confirm = frame(1, 1, &[0, 85, 0, 10, 0]);
+        let wire = [confirm, frame(1, 1, &[0, 90, 0, 10]), close_of(1)].concat();
+        let (events, _) = run(&mut machine, &wire);
+        assert_eq!(codes(&events), [406]);
+        assert!(told(&mut machine).is_empty(), "answered before its turn");
+        let Some(Event::ChannelError { close, .. }) = events.last() else {
+            panic!("{events:?}")
+        };
+        machine.close_channel(1, close);
+        assert_eq!(told(&mut machine), [(1, 20, 40), (1, 20, 41)]);
+    }
+
+    #[test]
+    fn a_failed_connection_waits_for_close_ok_only() {
+        let mut machine = open(&[1]);
+        let (events, _) = run(&mut machine, &frame(9, 0, b""));
+        assert_eq!(codes(&events), [501]);
+        let now = Instant::now();
+        machine.close(now, &Close::connection(501, "", (0, 0)));
+        machine.close(now, &Close::connection(320, "", (0, 0)));
+        assert!(run(&mut machine, &[9; 40]).0.is_empty());
+        assert_eq!(told(&mut machine), [(0, 10, 50)]);
+        let (events, _) = run(&mut machine, &frame(1, 0, &[0, 10, 0, 51]));
+        assert!(matches!(events[..], [Event::Gone]));
+    }
+
+    #[test]
+    fn a_clients_close_is_answered_once() {
+        let mut machine = open(&[1]);
+        let close = frame(1, 0, &[0, 10, 0, 50, 0, 200, 0, 0, 0, 0, 0]);
+        let (events, _) = run(&mut machine, &[close.clone(), close].concat());
+        assert!(matches!(events[..], [Event::Closed { .. }]));
+        machine.connection_closed();
+        assert_eq!(told(&mut machine), [(0, 10, 51)]);
+        assert!(machine.is_gone());
+    }
+
+    #[test]
+    fn heartbeats_go_out_and_silence_ends() {
+        let mut machine = open(&[]);
+        let start = Instant::now();
+        machine.handle_bytes(start, b"");
+        machine.note_sent(start);
+        let half = start + Duration::from_secs(30);
+        assert_eq!(machine.deadline(), Some(half));
+        machine.handle_deadline(half);
+        assert_eq!(machine.output(), &[8, 0, 0, 0, 0, 0, 0, 0xCE]);
+        machine.handle_deadline(start + Duration::from_secs(119));
+        assert!(!machine.is_gone());
+        machine.handle_deadline(start + Duration::from_secs(120));
+        assert!(machine.is_gone());
+    }
 }

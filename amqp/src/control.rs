@@ -148,3 +148,100 @@ fn from_value(value: &AMQPValue) -> Value {
         AMQPValue::Void => Value::Void,
     }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed test; any instant"
+)]
+mod tests {
+    use std::time::Instant;
+
+    use amq_protocol::frame::WriteContext;
+    use amq_protocol::protocol::{AMQPClass, basic, exchange, gen_class, queue};
+
+    use super::*;
+    use crate::connection::testing::{codes, frame, new, run, start_ok};
+
+    #[test]
+    fn deep_tables_never_reach_the_decoder() {
+        let mut table = vec![1, b'k'];
+        for level in (0..1_500u32).rev() {
+            table.push(b'A');
+            table.extend_from_slice(&(level * 5).to_be_bytes());
+        }
+        let mut start = vec![0, 10, 0, 10, 0, 9];
+        start.extend_from_slice(&(table.len() as u32).to_be_bytes());
+        start.extend_from_slice(&table);
+        for wire in [start_ok(&table), frame(1, 0, &start)] {
+            let mut machine = new(Instant::now());
+            run(&mut machine, b"AMQP\0\0\x09\x01");
+            let (events, _) = run(&mut machine, &wire);
+            assert_eq!(codes(&events), [502]);
+        }
+    }
+
+    /// The guard must look where the encoder puts the table: a value letter spoilt there is refused.
+    #[test]
+    fn the_guard_finds_every_table() {
+        let mut table = Table::default();
+        table.insert("spoil", Value::Bool(true));
+        let arguments = to_field_table(&table);
+        let name = || "some-name".into();
+        let methods = [
+            AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+                exchange: name(),
+                kind: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Exchange(exchange::AMQPMethod::Bind(exchange::Bind {
+                source: name(),
+                routing_key: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Exchange(exchange::AMQPMethod::Unbind(exchange::Unbind {
+                source: name(),
+                routing_key: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+                queue: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+                queue: name(),
+                exchange: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
+                queue: name(),
+                routing_key: name(),
+                arguments: arguments.clone(),
+                ..Default::default()
+            })),
+            AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+                queue: name(),
+                consumer_tag: name(),
+                arguments,
+                ..Default::default()
+            })),
+        ];
+        for method in methods {
+            let encoded = gen_class(&method)(WriteContext::from(Vec::new())).unwrap();
+            let (mut payload, _) = encoded.into_inner();
+            let cause = ids(&payload).unwrap();
+            assert_eq!(guard(&payload, cause), Ok(()));
+            let letter = payload.windows(6).position(|w| w == b"spoilt").unwrap() + 5;
+            payload[letter] = b'?';
+            assert_eq!(guard(&payload, cause).unwrap_err().code, 502, "{cause:?}");
+            payload.truncate(letter);
+            assert_eq!(guard(&payload, cause).unwrap_err().code, 502, "{cause:?}");
+        }
+    }
+}

@@ -37,3 +37,35 @@ pub fn credentials(mechanism: &str, response: &[u8]) -> Result<(String, String),
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::Value;
+
+    fn pair(user: &str, password: &str) -> Result<(String, String), Close> {
+        Ok((user.into(), password.into()))
+    }
+
+    #[test]
+    fn both_mechanisms_give_the_same_pair() {
+        let mut table = Table::default();
+        table.insert("LOGIN", Value::text("ann"));
+        table.insert("PASSWORD", Value::text("p w"));
+        assert_eq!(credentials("AMQPLAIN", &table.encode()), pair("ann", "p w"));
+        assert_eq!(credentials("PLAIN", b"\0ann\0p w"), pair("ann", "p w"));
+        assert_eq!(credentials("PLAIN", b"other\0ann\0"), pair("ann", ""));
+    }
+
+    #[test]
+    fn malformed_is_502_and_unknown_503() {
+        let code = |mechanism, response| credentials(mechanism, response).map_err(|c| c.code);
+        for response in [&b""[..], b"ann", b"\0ann", b"\0a\0b\0c", b"\0\xff\0b"] {
+            assert_eq!(code("PLAIN", response), Err(502), "{response:?}");
+        }
+        for response in [&b""[..], b"\x05LOGINS\0\0\0\x01a", b"\x05LOGINS\0\0\0\x09a"] {
+            assert_eq!(code("AMQPLAIN", response), Err(502), "{response:?}");
+        }
+        assert_eq!(code("EXTERNAL", b""), Err(503));
+    }
+}
