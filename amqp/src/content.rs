@@ -40,7 +40,13 @@ impl Entry {
 pub fn flags_of(raw: &[u8]) -> Option<(u8, u8)> {
     let (mode, priority) = properties::scan(raw).ok()?;
     let word = u16::from_be_bytes(*raw.first_chunk::<2>()?);
-    let has = |number: u16, flag: u8| if word & (1 << (15 - number)) != 0 { flag } else { 0 };
+    let has = |number: u16, flag: u8| {
+        if word & (1 << (15 - number)) != 0 {
+            flag
+        } else {
+            0
+        }
+    };
     let flags = if mode == 2 { Entry::PERSISTENT } else { 0 }
         | has(2, Entry::HAS_HEADERS)
         | has(4, Entry::HAS_PRIORITY)
@@ -133,10 +139,14 @@ impl Block {
 
     /// Index of an address, added when it is new.
     pub fn intern(&mut self, address: &Address) -> u16 {
-        let at = self.addresses.iter().rposition(|known| known == address).unwrap_or_else(|| {
-            self.addresses.push(address.clone());
-            self.addresses.len() - 1
-        });
+        let at = self
+            .addresses
+            .iter()
+            .rposition(|known| known == address)
+            .unwrap_or_else(|| {
+                self.addresses.push(address.clone());
+                self.addresses.len() - 1
+            });
         u16::try_from(at).unwrap_or(u16::MAX)
     }
 
@@ -146,14 +156,17 @@ impl Block {
         let offset = self.data.len();
         let (mut flags, priority) = flags_of(raw_properties).unwrap_or_default();
         self.data.extend_from_slice(&[2, 0, 0]);
-        self.data.extend_from_slice(&(12 + raw_properties.len() as u32).to_be_bytes());
+        self.data
+            .extend_from_slice(&(12 + raw_properties.len() as u32).to_be_bytes());
         self.data.extend_from_slice(&[0, 60, 0, 0]);
-        self.data.extend_from_slice(&(body.len() as u64).to_be_bytes());
+        self.data
+            .extend_from_slice(&(body.len() as u64).to_be_bytes());
         self.data.extend_from_slice(raw_properties);
         self.data.push(0xCE);
         for part in body.chunks(FRAME_MAX as usize - 8) {
             self.data.extend_from_slice(&[3, 0, 0]);
-            self.data.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            self.data
+                .extend_from_slice(&(part.len() as u32).to_be_bytes());
             self.data.extend_from_slice(part);
             self.data.push(0xCE);
         }

@@ -130,7 +130,10 @@ impl Table {
     }
 
     pub fn find(&self, key: &str) -> Option<&Value> {
-        self.0.iter().find(|(k, _)| k == key.as_bytes()).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(k, _)| k == key.as_bytes())
+            .map(|(_, value)| value)
     }
 
     /// Replaces in place, or appends.
@@ -162,7 +165,9 @@ pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
             continue;
         }
         let need = |n: usize, at: usize| {
-            at.checked_add(n).filter(|&end| end <= ends[depth]).ok_or(Malformed("cut short"))
+            at.checked_add(n)
+                .filter(|&end| end <= ends[depth])
+                .ok_or(Malformed("cut short"))
         };
         if !arrays[depth] {
             let end = need(1, at)?;
@@ -183,7 +188,9 @@ pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
             letter @ (b'S' | b'x' | b'A' | b'F') => {
                 let start = need(4, at)?;
                 let length = u32::from_be_bytes(
-                    bytes[at..start].try_into().map_err(|_| Malformed("cut short"))?,
+                    bytes[at..start]
+                        .try_into()
+                        .map_err(|_| Malformed("cut short"))?,
                 );
                 let end = need(length as usize, start)?;
                 at = end;
@@ -270,7 +277,10 @@ mod tests {
 
     fn sample() -> Table {
         let mut inner = Table::default();
-        inner.insert("deep", Value::Array(vec![Value::Void, Value::I64Upper(-1), Value::U16(9)]));
+        inner.insert(
+            "deep",
+            Value::Array(vec![Value::Void, Value::I64Upper(-1), Value::U16(9)]),
+        );
         let mut table = Table::default();
         table.insert("z", Value::text("last letter first"));
         table.insert("a", Value::Table(inner));
@@ -292,7 +302,11 @@ mod tests {
         let bytes = sample().encode();
         for end in 1..bytes.len() {
             let cut = &bytes[..end];
-            assert_eq!(check_table(cut).is_ok(), Table::parse(cut).is_ok(), "at {end}");
+            assert_eq!(
+                check_table(cut).is_ok(),
+                Table::parse(cut).is_ok(),
+                "at {end}"
+            );
         }
     }
 

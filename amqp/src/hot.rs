@@ -28,7 +28,11 @@ fn short(out: &mut Vec<u8>, text: &[u8]) {
 pub fn content(out: &mut Vec<u8>, channel: u16, block: &Block, index: usize, frame_max: u32) {
     let entry = &block.entries[index];
     let bytes = block.content(index);
-    let limit = if frame_max == 0 { usize::MAX } else { frame_max as usize - 8 };
+    let limit = if frame_max == 0 {
+        usize::MAX
+    } else {
+        frame_max as usize - 8
+    };
     let channel = channel.to_be_bytes();
     if entry.flags & Entry::SPLIT == 0 || fits(bytes, limit) {
         let start = out.len();

@@ -80,7 +80,10 @@ impl Properties {
             body.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
             body.extend_from_slice(&bytes);
         }
-        for (number, value) in [(DELIVERY_MODE, self.delivery_mode), (PRIORITY, self.priority)] {
+        for (number, value) in [
+            (DELIVERY_MODE, self.delivery_mode),
+            (PRIORITY, self.priority),
+        ] {
             if let Some(value) = value {
                 fixed |= 1 << (15 - number);
                 body.push(value);
@@ -134,7 +137,11 @@ fn walk<'a>(raw: &'a [u8], mut each: impl FnMut(usize, &'a [u8])) -> Result<(), 
         each(number, at.get(skip..end).ok_or(CUT)?);
         at = &at[end..];
     }
-    if at.is_empty() { Ok(()) } else { Err(Malformed("bytes after the properties")) }
+    if at.is_empty() {
+        Ok(())
+    } else {
+        Err(Malformed("bytes after the properties"))
+    }
 }
 
 fn one(raw: &[u8], wanted: usize) -> Option<&[u8]> {

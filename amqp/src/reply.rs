@@ -38,7 +38,13 @@ impl Close {
             end -= 1;
         }
         text.truncate(end);
-        Self { scope, code, text, class, method }
+        Self {
+            scope,
+            code,
+            text,
+            class,
+            method,
+        }
     }
 }
 

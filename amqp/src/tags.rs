@@ -22,7 +22,11 @@ pub struct Confirms {
 
 impl Default for Confirms {
     fn default() -> Self {
-        Self { next: 1, done: BTreeMap::new(), acked: 1 }
+        Self {
+            next: 1,
+            done: BTreeMap::new(),
+            acked: 1,
+        }
     }
 }
 
@@ -44,7 +48,10 @@ impl Confirms {
     /// Tells the finished prefix, in order.
     pub fn drain(&mut self, mut tell: impl FnMut(Confirm)) {
         loop {
-            let front = self.done.first_key_value().map(|(&f, &(n, refused))| (f, n, refused));
+            let front = self
+                .done
+                .first_key_value()
+                .map(|(&f, &(n, refused))| (f, n, refused));
             match front {
                 Some((first, count, false)) if first == self.acked => {
                     self.done.remove(&first);
@@ -65,7 +72,10 @@ impl Confirms {
 
     fn flush(&mut self, tell: &mut impl FnMut(Confirm)) {
         if self.acked > self.next {
-            tell(Confirm::Ack { tag: self.acked - 1, multiple: self.acked - self.next > 1 });
+            tell(Confirm::Ack {
+                tag: self.acked - 1,
+                multiple: self.acked - self.next > 1,
+            });
             self.next = self.acked;
         }
     }
@@ -87,13 +97,31 @@ mod tests {
         confirms.complete(4, 2);
         assert_eq!(drain(&mut confirms), []);
         confirms.complete(1, 2);
-        assert_eq!(drain(&mut confirms), [Confirm::Ack { tag: 2, multiple: true }]);
+        assert_eq!(
+            drain(&mut confirms),
+            [Confirm::Ack {
+                tag: 2,
+                multiple: true
+            }]
+        );
         confirms.reject(3);
         assert_eq!(
             drain(&mut confirms),
-            [Confirm::Nack { tag: 3 }, Confirm::Ack { tag: 5, multiple: true }]
+            [
+                Confirm::Nack { tag: 3 },
+                Confirm::Ack {
+                    tag: 5,
+                    multiple: true
+                }
+            ]
         );
         confirms.complete(6, 1);
-        assert_eq!(drain(&mut confirms), [Confirm::Ack { tag: 6, multiple: false }]);
+        assert_eq!(
+            drain(&mut confirms),
+            [Confirm::Ack {
+                tag: 6,
+                multiple: false
+            }]
+        );
     }
 }

@@ -29,8 +29,14 @@ pub fn serve(
                     let loopback = peer.ip().is_loopback();
                     let (reader, writer) = socket.into_split();
                     let store = store.clone();
-                    let session =
-                        session::run(reader, writer, loopback, store, shared.clone(), stop.clone());
+                    let session = session::run(
+                        reader,
+                        writer,
+                        loopback,
+                        store,
+                        shared.clone(),
+                        stop.clone(),
+                    );
                     sessions.spawn(session);
                 }
                 Err(error) => {

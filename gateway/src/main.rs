@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use gateway::session::Shared;
 use gateway::listen;
+use gateway::session::Shared;
 use store::sql::Backend;
 use store::sql::memory::Memory;
 use store::sql::sqlite::{self, Sqlite};
@@ -57,8 +57,13 @@ fn main() -> anyhow::Result<()> {
         None => cli.serve,
     };
     let filter = tracing_subscriber::EnvFilter::try_new(&serve.log).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(run(serve))
 }
 
@@ -73,7 +78,10 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     };
     let user = std::env::var("RABBITMQ_DEFAULT_USER").unwrap_or_else(|_| "guest".into());
     let password = std::env::var("RABBITMQ_DEFAULT_PASS").unwrap_or_else(|_| "guest".into());
-    let options = Options { default_user: (user, password), ..Options::default() };
+    let options = Options {
+        default_user: (user, password),
+        ..Options::default()
+    };
     let store = Store::open(backend, options).await?;
     let listener = TcpListener::bind(serve.amqp_listen)
         .await
@@ -109,14 +117,20 @@ async fn maintain(store: Store, stop: CancellationToken) {
 #[expect(clippy::print_stdout, reason = "what a new user reads first")]
 fn banner(serve: &Serve) {
     println!("Leveret {}", env!("CARGO_PKG_VERSION"));
-    println!("  AMQP 0-9-1   amqp://{}   (guest/guest, from this machine only)", serve.amqp_listen);
+    println!(
+        "  AMQP 0-9-1   amqp://{}   (guest/guest, from this machine only)",
+        serve.amqp_listen
+    );
     println!("  data         {}", serve.data_dir.display());
     println!("Server startup complete");
 }
 
 async fn ended() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}

@@ -153,7 +153,10 @@ pub async fn run<R, W>(
         if session.conn.is_gone() && sent == output.len() {
             break;
         }
-        let deadline = session.conn.deadline().map_or(Instant::now() + limits::CLOSE_OK, |at| at);
+        let deadline = session
+            .conn
+            .deadline()
+            .map_or(Instant::now() + limits::CLOSE_OK, |at| at);
         let resting = session.slow;
         tokio::select! {
             biased;
@@ -182,6 +185,16 @@ pub async fn run<R, W>(
     }
     session.clean(true);
     let _ = tokio::time::timeout(GOODBYE, writer.write_all(&output[sent..])).await;
+    // The client hangs up first, so that it reads our last words before an end of stream.
+    let hang_up = async {
+        input.clear();
+        while matches!(reader.read_buf(&mut input).await, Ok(n) if n > 0) {
+            input.clear();
+        }
+    };
+    if session.conn.is_gone() && !stopping && session.conn.said_goodbye() {
+        let _ = tokio::time::timeout(GOODBYE, hang_up).await;
+    }
     let _ = tokio::time::timeout(GOODBYE, writer.shutdown()).await;
 }
 
@@ -200,13 +213,28 @@ impl Session {
         let block = Arc::new(block);
         while let Some(event) = self.conn.poll_event() {
             match event {
-                Event::Publish { channel, first, count, mandatory, confirm } => {
+                Event::Publish {
+                    channel,
+                    first,
+                    count,
+                    mandatory,
+                    confirm,
+                } => {
                     self.publish(&block, channel, (first, count), mandatory, confirm);
                 }
-                Event::Ack { channel, tag, multiple } => {
+                Event::Ack {
+                    channel,
+                    tag,
+                    multiple,
+                } => {
                     self.settle(channel, tag, multiple, None);
                 }
-                Event::Nack { channel, tag, multiple, requeue } => {
+                Event::Nack {
+                    channel,
+                    tag,
+                    multiple,
+                    requeue,
+                } => {
                     self.settle(channel, tag, multiple, Some(requeue));
                 }
                 Event::Method { channel, method } => self.method(channel, method).await,
@@ -217,12 +245,18 @@ impl Session {
     }
 
     fn key(&self, channel: u16) -> ChannelKey {
-        ChannelKey { session: self.id, channel }
+        ChannelKey {
+            session: self.id,
+            channel,
+        }
     }
 
     fn control(&mut self, event: Event) {
         match event {
-            Event::Login { mechanism, response } => self.login(&mechanism, &response),
+            Event::Login {
+                mechanism,
+                response,
+            } => self.login(&mechanism, &response),
             Event::Open { vhost } => self.open(&vhost),
             Event::ChannelOpen { channel } => {
                 self.store.lock().open_channel(self.key(channel));
@@ -284,7 +318,8 @@ impl Session {
             return self.conn.accept_open();
         };
         self.clean(true);
-        self.conn.close(Instant::now(), &Close::connection(530, text, cause));
+        self.conn
+            .close(Instant::now(), &Close::connection(530, text, cause));
     }
 
     /// The operator stops the node.
@@ -292,10 +327,12 @@ impl Session {
         self.clean(false);
         if self.conn.is_open() {
             let text = "broker forced connection closure with reason 'shutdown'";
-            self.conn.close(Instant::now(), &Close::connection(320, text, (0, 0)));
+            self.conn
+                .close(Instant::now(), &Close::connection(320, text, (0, 0)));
         }
         // The client hears of it; whether it answers is its own affair.
-        self.conn.handle_deadline(Instant::now() + limits::CLOSE_OK + limits::CLOSE_OK);
+        self.conn
+            .handle_deadline(Instant::now() + limits::CLOSE_OK + limits::CLOSE_OK);
     }
 
     fn clean(&mut self, lost: bool) {
@@ -341,7 +378,8 @@ impl Session {
             return;
         }
         let flags = block.entries[first as usize].flags;
-        let exchange = String::from_utf8_lossy(block.address(first as usize).exchange()).into_owned();
+        let exchange =
+            String::from_utf8_lossy(block.address(first as usize).exchange()).into_owned();
         let special = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION;
         let alike = self.store.lock().routes_alike(&self.vhost, &exchange);
         let odd = (0..count).any(|o| block.entries[(first + o) as usize].flags & special != 0);
@@ -350,7 +388,11 @@ impl Session {
             let mut at = 0;
             while at < count {
                 let n = (count - at).min(256);
-                let number = if confirm == 0 { 0 } else { confirm + u64::from(at) };
+                let number = if confirm == 0 {
+                    0
+                } else {
+                    confirm + u64::from(at)
+                };
                 if !self.publish_run(block, channel, (first + at, n), mandatory, number) {
                     return;
                 }
@@ -359,7 +401,11 @@ impl Session {
             return;
         }
         for offset in 0..count {
-            let number = if confirm == 0 { 0 } else { confirm + u64::from(offset) };
+            let number = if confirm == 0 {
+                0
+            } else {
+                confirm + u64::from(offset)
+            };
             let (block, index) = match self.checked(block, channel, (first + offset) as usize) {
                 Ok(found) => found,
                 Err(close) => return self.close_channel(channel, &close),
@@ -380,7 +426,10 @@ impl Session {
         let cause = (60, 40);
         let raw = block.properties(index);
         if let Some(text) = properties::expiration(raw)
-            && std::str::from_utf8(text).ok().and_then(|t| t.parse::<u64>().ok()).is_none()
+            && std::str::from_utf8(text)
+                .ok()
+                .and_then(|t| t.parse::<u64>().ok())
+                .is_none()
         {
             let text = format!("invalid expiration '{}'", String::from_utf8_lossy(text));
             return Err(Close::channel(406, text, cause));
@@ -399,7 +448,11 @@ impl Session {
             return Ok((block.clone(), index as u32));
         }
         let Some(address) = self.store.lock().reply_address(self.key(channel)) else {
-            return Err(Close::channel(406, "fast reply consumer does not exist", cause));
+            return Err(Close::channel(
+                406,
+                "fast reply consumer does not exist",
+                cause,
+            ));
         };
         let mut parsed = Properties::parse(raw)
             .map_err(|error| Close::connection(502, error.to_string(), cause))?;
@@ -486,14 +539,24 @@ impl Session {
 
     /// Encodes what the store has for this client.
     fn fill(&mut self) {
-        let outbox = if self.cleaned { Vec::new() } else { self.store.lock().take_outbox(self.id) };
+        let outbox = if self.cleaned {
+            Vec::new()
+        } else {
+            self.store.lock().take_outbox(self.id)
+        };
         if outbox.is_empty() {
             return;
         }
         let frame_max = self.conn.frame_max();
         for out in outbox {
             match out {
-                Out::Deliver { channel, tag, first, piece, redelivered } => hot::deliver_run(
+                Out::Deliver {
+                    channel,
+                    tag,
+                    first,
+                    piece,
+                    redelivered,
+                } => hot::deliver_run(
                     self.conn.output(),
                     channel,
                     &tag,
@@ -504,7 +567,11 @@ impl Session {
                     piece.count as usize,
                     frame_max,
                 ),
-                Out::Confirm { channel, first, count } => {
+                Out::Confirm {
+                    channel,
+                    first,
+                    count,
+                } => {
                     if let Some(confirms) = self.confirms.get_mut(&channel) {
                         confirms.complete(first, count);
                     }
@@ -532,9 +599,13 @@ impl Session {
         }
         let method = match reason {
             Some(reason) if self.has_published && !self.told_blocked => {
-                connection::AMQPMethod::Blocked(connection::Blocked { reason: reason.into() })
+                connection::AMQPMethod::Blocked(connection::Blocked {
+                    reason: reason.into(),
+                })
             }
-            None if self.told_blocked => connection::AMQPMethod::Unblocked(connection::Unblocked {}),
+            None if self.told_blocked => {
+                connection::AMQPMethod::Unblocked(connection::Unblocked {})
+            }
             _ => return,
         };
         self.told_blocked = reason.is_some();
@@ -587,7 +658,10 @@ impl Session {
 
     async fn on_disk(&self, durable: bool) -> Result<(), Close> {
         if durable {
-            self.store.on_disk().await.map_err(|error| reply::close(&error, (0, 0)))?;
+            self.store
+                .on_disk()
+                .await
+                .map_err(|error| reply::close(&error, (0, 0)))?;
         }
         Ok(())
     }
@@ -597,7 +671,10 @@ impl Session {
         let vhost = self.vhost.clone();
         let (durable, nowait, ok) = match method {
             M::Declare(m) if m.passive => {
-                let checked = self.store.lock().check_exchange(&vhost, &clean_name(m.exchange.as_str()));
+                let checked = self
+                    .store
+                    .lock()
+                    .check_exchange(&vhost, &clean_name(m.exchange.as_str()));
                 checked.map_err(|error| reply::close(&error, (40, 10)))?;
                 (false, m.nowait, M::DeclareOk(exchange::DeclareOk {}))
             }
@@ -616,7 +693,10 @@ impl Session {
             }
             M::Delete(m) => {
                 let name = clean_name(m.exchange.as_str());
-                let done = self.store.lock().delete_exchange(&vhost, &name, m.if_unused);
+                let done = self
+                    .store
+                    .lock()
+                    .delete_exchange(&vhost, &name, m.if_unused);
                 let durable = done.map_err(|error| reply::close(&error, (40, 20)))?;
                 (durable, m.nowait, M::DeleteOk(exchange::DeleteOk {}))
             }
@@ -624,7 +704,8 @@ impl Session {
                 let kind = DestinationKind::Exchange;
                 let key = m.routing_key.as_str().as_bytes();
                 let table = control::from_field_table(&m.arguments);
-                let spec = self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
+                let spec =
+                    self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
                 let done = self.store.lock().bind(spec);
                 let durable = done.map_err(|error| reply::close(&error, (40, 30)))?;
                 (durable, m.nowait, M::BindOk(exchange::BindOk {}))
@@ -633,7 +714,8 @@ impl Session {
                 let kind = DestinationKind::Exchange;
                 let key = m.routing_key.as_str().as_bytes();
                 let table = control::from_field_table(&m.arguments);
-                let spec = self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
+                let spec =
+                    self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
                 let done = self.store.lock().unbind(&spec);
                 let durable = done.map_err(|error| reply::close(&error, (40, 40)))?;
                 (durable, m.nowait, M::UnbindOk(exchange::UnbindOk {}))
@@ -690,7 +772,11 @@ impl Session {
                 let name = self.queue_name(ch, m.queue.as_str(), cause)?;
                 self.queue_id(&name, cause)?;
                 let both_empty = m.queue.as_str().is_empty() && m.routing_key.as_str().is_empty();
-                let key = if both_empty { name.as_str() } else { m.routing_key.as_str() };
+                let key = if both_empty {
+                    name.as_str()
+                } else {
+                    m.routing_key.as_str()
+                };
                 let table = control::from_field_table(&m.arguments);
                 let kind = DestinationKind::Queue;
                 let spec = self.binding(m.exchange.as_str(), kind, &name, key.as_bytes(), &table);
@@ -725,7 +811,11 @@ impl Session {
                 drop(shard);
                 let count = done.map_err(|error| reply::close(&error, cause))?;
                 let message_count = u32::try_from(count).unwrap_or(u32::MAX);
-                (true, m.nowait, M::DeleteOk(queue::DeleteOk { message_count }))
+                (
+                    true,
+                    m.nowait,
+                    M::DeleteOk(queue::DeleteOk { message_count }),
+                )
             }
             _ => return Err(Close::connection(503, "a server's method", (50, 0))),
         };
@@ -762,7 +852,8 @@ impl Session {
                 message_count: u32::try_from(ready).unwrap_or(u32::MAX),
                 consumer_count: u32::try_from(consumers).unwrap_or(u32::MAX),
             };
-            self.conn.reply(ch, &AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)));
+            self.conn
+                .reply(ch, &AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)));
         }
         Ok(())
     }
@@ -771,20 +862,28 @@ impl Session {
         use basic::AMQPMethod as M;
         let ok = match method {
             M::Qos(m) => {
-                if let Some(shard) = Some(self.store.lock()) {
-                    let mut shard = shard;
-                    shard.set_prefetch(self.key(ch), u32::from(m.prefetch_count));
+                let (key, count) = (self.key(ch), u32::from(m.prefetch_count));
+                let mut shard = self.store.lock();
+                if m.global {
+                    shard.set_window(key, count)
+                } else {
+                    shard.set_prefetch(key, count)
                 }
+                drop(shard);
                 M::QosOk(basic::QosOk {})
             }
             M::Consume(m) => return self.consume(ch, m),
             M::Cancel(m) => {
-                self.store.lock().cancel(self.key(ch), m.consumer_tag.as_str().as_bytes());
+                self.store
+                    .lock()
+                    .cancel(self.key(ch), m.consumer_tag.as_str().as_bytes());
                 self.fill();
                 if m.nowait {
                     return Ok(());
                 }
-                M::CancelOk(basic::CancelOk { consumer_tag: m.consumer_tag })
+                M::CancelOk(basic::CancelOk {
+                    consumer_tag: m.consumer_tag,
+                })
             }
             M::Get(m) => return self.get(ch, m).await,
             M::Recover(m) if m.requeue => {
@@ -816,13 +915,21 @@ impl Session {
         }
         let answer = |session: &mut Self| {
             if !m.nowait {
-                let ok = basic::ConsumeOk { consumer_tag: tag.as_str().into() };
-                session.conn.reply(ch, &AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
+                let ok = basic::ConsumeOk {
+                    consumer_tag: tag.as_str().into(),
+                };
+                session
+                    .conn
+                    .reply(ch, &AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
             }
         };
         if m.queue.as_str() == REPLY_TO {
             if !m.no_ack {
-                return Err(Close::channel(406, "reply consumer cannot acknowledge", cause));
+                return Err(Close::channel(
+                    406,
+                    "reply consumer cannot acknowledge",
+                    cause,
+                ));
             }
             let done = self.store.lock().subscribe_replies(key, tag.as_bytes());
             done.map_err(|error| reply::close(&error, cause))?;
@@ -832,7 +939,10 @@ impl Session {
         let name = self.queue_name(ch, m.queue.as_str(), cause)?;
         let id = self.queue_id(&name, cause)?;
         let arguments = control::from_field_table(&m.arguments);
-        let priority = arguments.find("x-priority").and_then(Value::as_i64).unwrap_or(0);
+        let priority = arguments
+            .find("x-priority")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         {
             let mut shard = self.store.lock();
             let consumer = Consumer {
@@ -844,7 +954,9 @@ impl Session {
                 unacked: 0,
                 priority: i32::try_from(priority).unwrap_or(0),
             };
-            shard.consume(id, consumer).map_err(|error| reply::close(&error, cause))?;
+            shard
+                .consume(id, consumer)
+                .map_err(|error| reply::close(&error, cause))?;
         }
         answer(self);
         self.store.lock().pump(id);
@@ -860,9 +972,23 @@ impl Session {
         for _ in 0..1000 {
             let got = self.store.lock().get(id, self.key(ch), m.no_ack);
             match got {
-                Got::Message { tag, piece, redelivered, remaining } => {
+                Got::Message {
+                    tag,
+                    piece,
+                    redelivered,
+                    remaining,
+                } => {
                     let (out, index) = (self.conn.output(), piece.index(0));
-                    hot::get_ok(out, ch, tag, redelivered, remaining, &piece.block, index, frame_max);
+                    hot::get_ok(
+                        out,
+                        ch,
+                        tag,
+                        redelivered,
+                        remaining,
+                        &piece.block,
+                        index,
+                        frame_max,
+                    );
                     return Ok(());
                 }
                 Got::Empty => break,

@@ -11,7 +11,9 @@ static NEWEST: AtomicI64 = AtomicI64::new(0);
 
 /// Now, in microseconds since the epoch, UTC. Never smaller than an earlier answer.
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
     NEWEST.fetch_max(now, Ordering::Relaxed).max(now)
 }

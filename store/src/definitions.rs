@@ -55,21 +55,36 @@ pub type QueueStatus = (Arc<str>, u64, u64);
 
 fn not_found(noun: Noun, name: &str, vhost: &str) -> Error {
     let detail = format!("no {} '{name}' in vhost '{vhost}'", noun.as_str());
-    Error::NotFound { noun, name: name.to_owned(), detail }
+    Error::NotFound {
+        noun,
+        name: name.to_owned(),
+        detail,
+    }
 }
 
 fn refused(noun: Noun, name: &str, detail: String) -> Error {
-    Error::Refused { noun, name: name.to_owned(), detail }
+    Error::Refused {
+        noun,
+        name: name.to_owned(),
+        detail,
+    }
 }
 
 fn failed(noun: Noun, name: &str, detail: String) -> Error {
-    Error::PreconditionFailed { noun, name: name.to_owned(), detail }
+    Error::PreconditionFailed {
+        noun,
+        name: name.to_owned(),
+        detail,
+    }
 }
 
 impl Shard {
     /// Creates a vhost with its predeclared exchanges.
     pub(crate) fn add_vhost(&mut self, name: &Arc<str>) {
-        let vhost = self.vhosts.entry(name.clone()).or_insert_with(Vhost::default);
+        let vhost = self
+            .vhosts
+            .entry(name.clone())
+            .or_insert_with(Vhost::default);
         for (exchange, kind, internal) in PREDECLARED {
             let spec = ExchangeSpec {
                 vhost: name.clone(),
@@ -80,8 +95,15 @@ impl Shard {
                 internal,
                 arguments: Vec::new(),
             };
-            let exchange = Exchange { spec, alternate: None, bindings: Vec::new() };
-            vhost.exchanges.entry(exchange.spec.name.clone()).or_insert(exchange);
+            let exchange = Exchange {
+                spec,
+                alternate: None,
+                bindings: Vec::new(),
+            };
+            vhost
+                .exchanges
+                .entry(exchange.spec.name.clone())
+                .or_insert(exchange);
         }
     }
 
@@ -91,7 +113,9 @@ impl Shard {
 
     /// True when the user may use the vhost at all.
     pub fn may_open(&self, user: &str, vhost: &str) -> bool {
-        self.permissions.iter().any(|p| &*p.user == user && &*p.vhost == vhost)
+        self.permissions
+            .iter()
+            .any(|p| &*p.user == user && &*p.vhost == vhost)
     }
 
     fn find(&self, vhost: &str, name: &str) -> Result<QueueId> {
@@ -111,7 +135,11 @@ impl Shard {
                      It could be originally declared on another connection or the exclusive \
                      property value does not match that of the original declaration."
                 );
-                Err(Error::Exclusive { noun: Noun::Queue, name: name.to_owned(), detail })
+                Err(Error::Exclusive {
+                    noun: Noun::Queue,
+                    name: name.to_owned(),
+                    detail,
+                })
             }
             _ => Ok(id),
         }
@@ -168,7 +196,12 @@ impl Shard {
         Ok((self.queue_status(id), ask.durable && !ask.exclusive))
     }
 
-    fn create_queue(&mut self, vhost: &Arc<str>, ask: &QueueDeclare, work: bool) -> Result<QueueId> {
+    fn create_queue(
+        &mut self,
+        vhost: &Arc<str>,
+        ask: &QueueDeclare,
+        work: bool,
+    ) -> Result<QueueId> {
         let work = work || self.options.work_rules_all;
         let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
             let name = &ask.name;
@@ -188,7 +221,9 @@ impl Shard {
             arguments: ask.arguments.encode(),
         };
         if spec.durable {
-            self.pending.definitions.push(DefinitionChange::PutQueue(spec.clone()));
+            self.pending
+                .definitions
+                .push(DefinitionChange::PutQueue(spec.clone()));
             self.writer.notify_one();
         }
         let id = spec.id;
@@ -202,8 +237,11 @@ impl Shard {
             Ok(id) if work => self.make_work_queue(id),
             Ok(_) => {}
             Err(_) => {
-                let ask =
-                    QueueDeclare { name: name.to_owned(), durable: true, ..QueueDeclare::default() };
+                let ask = QueueDeclare {
+                    name: name.to_owned(),
+                    durable: true,
+                    ..QueueDeclare::default()
+                };
                 // No arguments: nothing to refuse.
                 let _ = self.create_queue(vhost, &ask, work);
             }
@@ -212,7 +250,9 @@ impl Shard {
 
     /// Turns the work rules on for a queue that schedules or calls feed.
     pub(crate) fn make_work_queue(&mut self, id: QueueId) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         if queue.arguments.work.is_some() {
             return;
         }
@@ -221,14 +261,18 @@ impl Shard {
             queue.arguments = arguments;
             queue.spec.work = true;
             if queue.spec.durable {
-                self.pending.definitions.push(DefinitionChange::PutQueue(queue.spec.clone()));
+                self.pending
+                    .definitions
+                    .push(DefinitionChange::PutQueue(queue.spec.clone()));
                 self.writer.notify_one();
             }
         }
     }
 
     fn same_queue(&self, id: QueueId, vhost: &str, ask: &QueueDeclare) -> Result<()> {
-        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let Some(queue) = self.queues.get(&id) else {
+            return Ok(());
+        };
         let spec = &queue.spec;
         let flags = [
             ("durable", ask.durable && !ask.exclusive, spec.durable),
@@ -241,7 +285,14 @@ impl Shard {
             }
         }
         let current = Table::parse(&spec.arguments).unwrap_or_default();
-        same_arguments(Noun::Queue, &ask.name, vhost, &ask.arguments, &current, &COMPARED)
+        same_arguments(
+            Noun::Queue,
+            &ask.name,
+            vhost,
+            &ask.arguments,
+            &current,
+            &COMPARED,
+        )
     }
 
     fn differs(
@@ -281,7 +332,7 @@ impl Shard {
             return Err(failed(Noun::Queue, name, detail));
         }
         if if_empty && ready > 0 {
-            let detail = format!("queue '{name}' in vhost '{vhost}' is not empty");
+            let detail = format!("queue '{name}' in vhost '{vhost}' not empty");
             return Err(failed(Noun::Queue, name, detail));
         }
         Ok(self.drop_queue(id))
@@ -289,10 +340,15 @@ impl Shard {
 
     /// basic.consume on a queue.
     pub fn consume(&mut self, id: QueueId, consumer: Consumer) -> Result<()> {
-        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let Some(queue) = self.queues.get(&id) else {
+            return Ok(());
+        };
         let name = queue.spec.name.clone();
         if queue.consumers.has_exclusive() || (consumer.exclusive && !queue.consumers.is_empty()) {
-            let detail = format!("queue '{name}' in vhost '{}' in exclusive use", queue.spec.vhost);
+            let detail = format!(
+                "queue '{name}' in vhost '{}' in exclusive use",
+                queue.spec.vhost
+            );
             return Err(refused(Noun::Queue, &name, detail));
         }
         self.add_consumer(id, consumer);
@@ -306,6 +362,16 @@ impl Shard {
         }
     }
 
+    /// One window for all consumers of the channel (RabbitMQ's `global`).
+    pub fn set_window(&mut self, key: ChannelKey, count: u32) {
+        let Some(channel) = self.channel(key) else {
+            return;
+        };
+        channel.window = count;
+        let queues: Vec<QueueId> = channel.consumers.values().copied().collect();
+        queues.into_iter().for_each(|id| self.pump(id));
+    }
+
     pub fn prefetch(&mut self, key: ChannelKey) -> u32 {
         self.channel(key).map_or(0, |channel| channel.prefetch)
     }
@@ -313,8 +379,15 @@ impl Shard {
     // ---- exchanges and bindings ------------------------------------------------------------
 
     pub fn check_exchange(&self, vhost: &str, name: &str) -> Result<()> {
-        let known = self.vhosts.get(vhost).is_some_and(|names| names.exchanges.contains_key(name));
-        if known { Ok(()) } else { Err(not_found(Noun::Exchange, name, vhost)) }
+        let known = self
+            .vhosts
+            .get(vhost)
+            .is_some_and(|names| names.exchanges.contains_key(name));
+        if known {
+            Ok(())
+        } else {
+            Err(not_found(Noun::Exchange, name, vhost))
+        }
     }
 
     /// Declares. True: a commit must come before the answer.
@@ -328,10 +401,21 @@ impl Shard {
             let detail = format!("unknown exchange type '{}'", ask.kind);
             return Err(failed(Noun::Exchange, name, detail));
         }
-        if let Some(known) = self.vhosts.get(vhost).and_then(|names| names.exchanges.get(name)) {
+        if let Some(known) = self
+            .vhosts
+            .get(vhost)
+            .and_then(|names| names.exchanges.get(name))
+        {
             let spec = &known.spec;
             if spec.kind != ask.kind {
-                return Err(self.differs(Noun::Exchange, "type", name, vhost, &ask.kind, &spec.kind));
+                return Err(self.differs(
+                    Noun::Exchange,
+                    "type",
+                    name,
+                    vhost,
+                    &ask.kind,
+                    &spec.kind,
+                ));
             }
             for (argument, received, current) in [
                 ("durable", ask.durable, spec.durable),
@@ -339,20 +423,37 @@ impl Shard {
                 ("internal", ask.internal, spec.internal),
             ] {
                 if received != current {
-                    return Err(self.differs(Noun::Exchange, argument, name, vhost, received, current));
+                    return Err(self.differs(
+                        Noun::Exchange,
+                        argument,
+                        name,
+                        vhost,
+                        received,
+                        current,
+                    ));
                 }
             }
             let current = Table::parse(&spec.arguments).unwrap_or_default();
             let compared = ["alternate-exchange"];
-            same_arguments(Noun::Exchange, name, vhost, &ask.arguments, &current, &compared)?;
+            same_arguments(
+                Noun::Exchange,
+                name,
+                vhost,
+                &ask.arguments,
+                &current,
+                &compared,
+            )?;
             return Ok(false);
         }
         if name.starts_with("amq.") {
             let detail = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
             return Err(refused(Noun::Exchange, name, detail));
         }
-        let alternate =
-            ask.arguments.find("alternate-exchange").and_then(Value::as_text).map(str::to_owned);
+        let alternate = ask
+            .arguments
+            .find("alternate-exchange")
+            .and_then(Value::as_text)
+            .map(str::to_owned);
         let spec = ExchangeSpec {
             vhost: vhost.clone(),
             name: name.into(),
@@ -364,10 +465,16 @@ impl Shard {
         };
         let durable = spec.durable;
         if durable {
-            self.pending.definitions.push(DefinitionChange::PutExchange(spec.clone()));
+            self.pending
+                .definitions
+                .push(DefinitionChange::PutExchange(spec.clone()));
         }
         if let Some(names) = self.vhosts.get_mut(vhost) {
-            let exchange = Exchange { spec, alternate, bindings: Vec::new() };
+            let exchange = Exchange {
+                spec,
+                alternate,
+                bindings: Vec::new(),
+            };
             names.exchanges.insert(exchange.spec.name.clone(), exchange);
         }
         self.forget_routes();
@@ -375,17 +482,27 @@ impl Shard {
     }
 
     /// Deletes; a missing exchange is no error.
-    pub fn delete_exchange(&mut self, vhost: &Arc<str>, name: &str, if_unused: bool) -> Result<bool> {
+    pub fn delete_exchange(
+        &mut self,
+        vhost: &Arc<str>,
+        name: &str,
+        if_unused: bool,
+    ) -> Result<bool> {
         if name.is_empty() {
             let detail = "operation not permitted on the default exchange".to_owned();
             return Err(refused(Noun::Exchange, name, detail));
         }
         if name.starts_with("amq.") {
-            let detail = format!("deletion of system exchange '{name}' in vhost '{vhost}' not allowed");
+            let detail =
+                format!("deletion of system exchange '{name}' in vhost '{vhost}' not allowed");
             return Err(refused(Noun::Exchange, name, detail));
         }
-        let Some(names) = self.vhosts.get(vhost) else { return Ok(false) };
-        let Some(known) = names.exchanges.get(name) else { return Ok(false) };
+        let Some(names) = self.vhosts.get(vhost) else {
+            return Ok(false);
+        };
+        let Some(known) = names.exchanges.get(name) else {
+            return Ok(false);
+        };
         if if_unused && !known.bindings.is_empty() {
             let detail = format!("exchange '{name}' in vhost '{vhost}' in use");
             return Err(failed(Noun::Exchange, name, detail));
@@ -396,20 +513,34 @@ impl Shard {
     }
 
     fn remove_exchange(&mut self, vhost: &Arc<str>, name: &str) {
-        let Some(names) = self.vhosts.get_mut(vhost) else { return };
-        let Some(exchange) = names.exchanges.remove(name) else { return };
+        let Some(names) = self.vhosts.get_mut(vhost) else {
+            return;
+        };
+        let Some(exchange) = names.exchanges.remove(name) else {
+            return;
+        };
         let mut gone: Vec<BindingSpec> = exchange.bindings.into_iter().map(|b| b.spec).collect();
         for other in names.exchanges.values_mut() {
             let leads_here = |b: &Binding| {
                 b.spec.destination_kind == DestinationKind::Exchange && &*b.spec.destination == name
             };
-            gone.extend(other.bindings.iter().filter(|b| leads_here(b)).map(|b| b.spec.clone()));
+            gone.extend(
+                other
+                    .bindings
+                    .iter()
+                    .filter(|b| leads_here(b))
+                    .map(|b| b.spec.clone()),
+            );
             other.bindings.retain(|b| !leads_here(b));
         }
-        self.pending.definitions.extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
+        self.pending
+            .definitions
+            .extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
         if exchange.spec.durable {
             let (vhost, name) = (vhost.clone(), name.into());
-            self.pending.definitions.push(DefinitionChange::DeleteExchange { vhost, name });
+            self.pending
+                .definitions
+                .push(DefinitionChange::DeleteExchange { vhost, name });
         }
         self.forget_routes();
         self.writer.notify_one();
@@ -419,13 +550,19 @@ impl Shard {
     pub fn bind(&mut self, spec: BindingSpec) -> Result<bool> {
         self.check_ends(&spec)?;
         let durable = self.is_durable(&spec);
-        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return Ok(false) };
-        let Some(exchange) = names.exchanges.get_mut(&spec.source) else { return Ok(false) };
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
+            return Ok(false);
+        };
+        let Some(exchange) = names.exchanges.get_mut(&spec.source) else {
+            return Ok(false);
+        };
         if exchange.bindings.iter().any(|known| known.spec == spec) {
             return Ok(false);
         }
         if durable {
-            self.pending.definitions.push(DefinitionChange::PutBinding(spec.clone()));
+            self.pending
+                .definitions
+                .push(DefinitionChange::PutBinding(spec.clone()));
         }
         exchange.bindings.push(Binding::new(spec));
         self.forget_routes();
@@ -438,14 +575,20 @@ impl Shard {
             self.check_ends(spec)?;
         }
         let durable = self.is_durable(spec);
-        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return Ok(false) };
-        let Some(exchange) = names.exchanges.get_mut(&spec.source) else { return Ok(false) };
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
+            return Ok(false);
+        };
+        let Some(exchange) = names.exchanges.get_mut(&spec.source) else {
+            return Ok(false);
+        };
         let before = exchange.bindings.len();
         exchange.bindings.retain(|known| known.spec != *spec);
         let removed = exchange.bindings.len() != before;
         let ends = exchange.spec.auto_delete && removed && exchange.bindings.is_empty();
         if removed && durable {
-            self.pending.definitions.push(DefinitionChange::DeleteBinding(spec.clone()));
+            self.pending
+                .definitions
+                .push(DefinitionChange::DeleteBinding(spec.clone()));
         }
         if ends {
             self.remove_exchange(&spec.vhost, &spec.source);
@@ -455,8 +598,8 @@ impl Shard {
     }
 
     fn check_ends(&self, spec: &BindingSpec) -> Result<()> {
-        let to_default = spec.destination_kind == DestinationKind::Exchange
-            && spec.destination.is_empty();
+        let to_default =
+            spec.destination_kind == DestinationKind::Exchange && spec.destination.is_empty();
         if spec.source.is_empty() || to_default {
             let detail = "operation not permitted on the default exchange".to_owned();
             return Err(refused(Noun::Exchange, "", detail));
@@ -471,38 +614,51 @@ impl Shard {
     }
 
     fn is_durable(&self, spec: &BindingSpec) -> bool {
-        let Some(names) = self.vhosts.get(&spec.vhost) else { return false };
-        let source = names.exchanges.get(&spec.source).is_some_and(|e| e.spec.durable);
+        let Some(names) = self.vhosts.get(&spec.vhost) else {
+            return false;
+        };
+        let source = names
+            .exchanges
+            .get(&spec.source)
+            .is_some_and(|e| e.spec.durable);
         let destination = match spec.destination_kind {
             DestinationKind::Queue => names
                 .queues
                 .get(&spec.destination)
                 .and_then(|id| self.queues.get(id))
                 .is_some_and(|queue| queue.spec.durable),
-            DestinationKind::Exchange => {
-                names.exchanges.get(&spec.destination).is_some_and(|e| e.spec.durable)
-            }
+            DestinationKind::Exchange => names
+                .exchanges
+                .get(&spec.destination)
+                .is_some_and(|e| e.spec.durable),
         };
         source && destination
     }
 
     /// The queue is gone: so are its name and its bindings.
     pub(crate) fn remove_names(&mut self, spec: &QueueSpec) {
-        let Some(names) = self.vhosts.get_mut(&spec.vhost) else { return };
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
+            return;
+        };
         names.queues.remove(&spec.name);
         let mut emptied = Vec::new();
         for (name, exchange) in &mut names.exchanges {
             let leads_here = |b: &Binding| {
-                b.spec.destination_kind == DestinationKind::Queue
-                    && b.spec.destination == spec.name
+                b.spec.destination_kind == DestinationKind::Queue && b.spec.destination == spec.name
             };
-            let gone: Vec<_> =
-                exchange.bindings.iter().filter(|b| leads_here(b)).map(|b| b.spec.clone()).collect();
+            let gone: Vec<_> = exchange
+                .bindings
+                .iter()
+                .filter(|b| leads_here(b))
+                .map(|b| b.spec.clone())
+                .collect();
             if gone.is_empty() {
                 continue;
             }
             exchange.bindings.retain(|b| !leads_here(b));
-            self.pending.definitions.extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
+            self.pending
+                .definitions
+                .extend(gone.into_iter().map(DefinitionChange::DeleteBinding));
             if exchange.spec.auto_delete && exchange.bindings.is_empty() {
                 emptied.push(name.clone());
             }
@@ -546,7 +702,9 @@ fn same_arguments(
 }
 
 fn describe(value: Option<&Value>) -> String {
-    let Some(value) = value else { return "none".into() };
+    let Some(value) = value else {
+        return "none".into();
+    };
     let kind = match value {
         Value::LongStr(_) => "longstr",
         Value::Bool(_) => "bool",
@@ -574,5 +732,6 @@ fn describe(value: Option<&Value>) -> String {
 /// A name that cannot be guessed: the prefix and 22 characters.
 pub fn generated(prefix: &str) -> String {
     use base64::Engine as _;
-    prefix.to_owned() + &base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(clock::random_bytes())
+    prefix.to_owned()
+        + &base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(clock::random_bytes())
 }

@@ -42,30 +42,70 @@ impl Noun {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Error {
     #[error("{}", .detail)]
-    NotFound { noun: Noun, name: String, detail: String },
+    NotFound {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     /// Not allowed, whoever asks (system names, default exchange) or for this user.
     #[error("{}", .detail)]
-    Refused { noun: Noun, name: String, detail: String },
+    Refused {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     #[error("{}", .detail)]
-    PreconditionFailed { noun: Noun, name: String, detail: String },
+    PreconditionFailed {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     /// Held by another connection.
     #[error("{}", .detail)]
-    Exclusive { noun: Noun, name: String, detail: String },
+    Exclusive {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     /// A rule of the connection was broken; closes it.
     #[error("{}", .detail)]
-    NotAllowed { noun: Noun, name: String, detail: String },
+    NotAllowed {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     #[error("{}", .detail)]
-    NotImplemented { noun: Noun, name: String, detail: String },
+    NotImplemented {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     #[error("{} '{}' is too large: {}", .noun.as_str(), .name, .detail)]
-    TooLarge { noun: Noun, name: String, detail: String },
+    TooLarge {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     /// Exists already with other contents.
     #[error("{} '{}' exists: {}", .noun.as_str(), .name, .detail)]
-    Exists { noun: Noun, name: String, detail: String },
+    Exists {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     /// Cannot be served now; try again later.
     #[error("{} '{}' is busy: {}", .noun.as_str(), .name, .detail)]
-    Busy { noun: Noun, name: String, detail: String },
+    Busy {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     #[error("{} '{}' is damaged: {}", .noun.as_str(), .name, .detail)]
-    Corrupt { noun: Noun, name: String, detail: String },
+    Corrupt {
+        noun: Noun,
+        name: String,
+        detail: String,
+    },
     #[error("storage failed: {0}")]
     Io(String),
     #[error("the store is stopping")]

@@ -221,7 +221,10 @@ impl Store {
             let vhost = job.vhost.clone();
             let id = shard.queue(0, &vhost, queue)?;
             shard.make_work_queue(id);
-            shard.pending.jobs.push(JobChange::Submit { job: Box::new(job), key });
+            shard.pending.jobs.push(JobChange::Submit {
+                job: Box::new(job),
+                key,
+            });
             shard.counters.jobs_submitted += 1;
             shard.publish(&vhost, None, &block, (0, 1), 0)?;
             shard.on_disk()
@@ -231,9 +234,15 @@ impl Store {
 
     /// `None`: a request with this scope is being accepted right now.
     pub fn claim_key(&self, scope: &str) -> Option<KeyGuard> {
-        let mut keys = self.0.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        keys.insert(scope.to_owned())
-            .then(|| KeyGuard { store: self.0.clone(), scope: scope.to_owned() })
+        let mut keys = self
+            .0
+            .keys
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        keys.insert(scope.to_owned()).then(|| KeyGuard {
+            store: self.0.clone(),
+            scope: scope.to_owned(),
+        })
     }
 
     /// Returns when the job became final, or after `limit`.
@@ -264,14 +273,25 @@ impl Store {
         error: Option<JobError>,
         result: Option<JobResult>,
     ) -> Result<bool> {
-        let known = self.0.backend.job(id).await.map_err(|e| Error::Io(e.to_string()))?;
+        let known = self
+            .0
+            .backend
+            .job(id)
+            .await
+            .map_err(|e| Error::Io(e.to_string()))?;
         if known.is_none_or(|job| job.state.is_final()) {
             return Ok(false);
         }
         let at = clock::now();
         let told = {
             let mut shard = self.lock();
-            shard.pending.jobs.push(JobChange::Finish { id, state, at, error, result });
+            shard.pending.jobs.push(JobChange::Finish {
+                id,
+                state,
+                at,
+                error,
+                result,
+            });
             shard.on_disk()
         };
         told.await.map_err(|_| Error::Stopped)?;
@@ -286,7 +306,10 @@ impl Store {
     }
 
     pub fn has_queue(&self, vhost: &str, queue: &str) -> bool {
-        self.lock().vhosts.get(vhost).is_some_and(|names| names.queues.contains_key(queue))
+        self.lock()
+            .vhosts
+            .get(vhost)
+            .is_some_and(|names| names.queues.contains_key(queue))
     }
 
     /// A durable work queue that is there afterwards.
@@ -358,7 +381,11 @@ impl Store {
         Stats {
             queues: queues.collect(),
             connections: shard.sessions.len() as u64,
-            channels: shard.sessions.values().map(|s| s.channels.len() as u64).sum(),
+            channels: shard
+                .sessions
+                .values()
+                .map(|s| s.channels.len() as u64)
+                .sum(),
             counters: shard.counters.clone(),
             resident_bytes: shard.queues.values().map(|queue| queue.log.resident).sum(),
             blocked: shard.is_blocked(),
@@ -382,7 +409,9 @@ impl Store {
 
 impl Shard {
     fn put_schedule(&mut self, row: ScheduleRow) {
-        self.pending.schedules.retain(|known| known.name != row.name);
+        self.pending
+            .schedules
+            .retain(|known| known.name != row.name);
         self.pending.schedules.push(row.clone());
         self.schedules.insert(row.name.clone(), row);
     }
@@ -393,16 +422,33 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
     for vhost in &image.vhosts {
         shard.add_vhost(&vhost.name);
     }
-    shard.users = image.users.into_iter().map(|user| (user.name.clone(), user)).collect();
+    shard.users = image
+        .users
+        .into_iter()
+        .map(|user| (user.name.clone(), user))
+        .collect();
     shard.permissions = image.permissions;
     for spec in image.exchanges {
-        let Some(names) = shard.vhosts.get_mut(&spec.vhost) else { continue };
+        let Some(names) = shard.vhosts.get_mut(&spec.vhost) else {
+            continue;
+        };
         let table = Table::parse(&spec.arguments).unwrap_or_default();
-        let alternate = table.find("alternate-exchange").and_then(|v| v.as_text()).map(str::to_owned);
-        let exchange = Exchange { spec, alternate, bindings: Vec::new() };
+        let alternate = table
+            .find("alternate-exchange")
+            .and_then(|v| v.as_text())
+            .map(str::to_owned);
+        let exchange = Exchange {
+            spec,
+            alternate,
+            bindings: Vec::new(),
+        };
         names.exchanges.insert(exchange.spec.name.clone(), exchange);
     }
-    let heads: HashMap<QueueId, _> = image.heads.into_iter().map(|head| (head.queue, head)).collect();
+    let heads: HashMap<QueueId, _> = image
+        .heads
+        .into_iter()
+        .map(|head| (head.queue, head))
+        .collect();
     let bits: HashMap<SegmentId, Vec<u8>> = image.settled.into_iter().collect();
     let mut segments: HashMap<QueueId, Vec<sql::SegmentHeader>> = HashMap::new();
     for segment in image.segments {
@@ -417,7 +463,8 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         for header in segments.remove(&spec.id).unwrap_or_default() {
             next = next.max(header.last_seq + 1);
             let (id, first, last) = (header.id, header.first_seq, header.last_seq);
-            let mut chunk = Chunk::saved(id, first, last, header.count, header.bytes, header.first_at);
+            let mut chunk =
+                Chunk::saved(id, first, last, header.count, header.bytes, header.first_at);
             let settled = bits.get(&id);
             if from > first || settled.is_some() {
                 chunk.mark_settled(from, settled.map(Vec::as_slice));
@@ -427,7 +474,9 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         }
         let arguments = Table::parse(&spec.arguments)
             .ok()
-            .and_then(|table| Arguments::parse(&table, spec.work || shard.options.work_rules_all).ok())
+            .and_then(|table| {
+                Arguments::parse(&table, spec.work || shard.options.work_rules_all).ok()
+            })
             .unwrap_or_default();
         let id = spec.id;
         let mut log = Log::recovered(chunks, from, handed, next);
@@ -450,7 +499,11 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
             exchange.bindings.push(Binding::new(spec));
         }
     }
-    shard.schedules = image.schedules.into_iter().map(|row| (row.name.clone(), row)).collect();
+    shard.schedules = image
+        .schedules
+        .into_iter()
+        .map(|row| (row.name.clone(), row))
+        .collect();
     first_start(shard);
     Ok(())
 }
@@ -459,7 +512,12 @@ fn first_start(shard: &mut Shard) {
     let vhost: Arc<str> = shard.options.default_vhost.as_str().into();
     if !shard.has_vhost(&vhost) {
         shard.add_vhost(&vhost);
-        shard.pending.definitions.push(DefinitionChange::PutVhost(VhostSpec { name: vhost.clone() }));
+        shard
+            .pending
+            .definitions
+            .push(DefinitionChange::PutVhost(VhostSpec {
+                name: vhost.clone(),
+            }));
     }
     let (name, password) = shard.options.default_user.clone();
     if shard.users.is_empty() {
@@ -471,10 +529,21 @@ fn first_start(shard: &mut Shard) {
             tags: "administrator".into(),
         };
         let all = || ".*".to_owned();
-        let permission =
-            PermissionSpec { vhost, user: user.clone(), configure: all(), write: all(), read: all() };
-        shard.pending.definitions.push(DefinitionChange::PutUser(spec.clone()));
-        shard.pending.definitions.push(DefinitionChange::PutPermission(permission.clone()));
+        let permission = PermissionSpec {
+            vhost,
+            user: user.clone(),
+            configure: all(),
+            write: all(),
+            read: all(),
+        };
+        shard
+            .pending
+            .definitions
+            .push(DefinitionChange::PutUser(spec.clone()));
+        shard
+            .pending
+            .definitions
+            .push(DefinitionChange::PutPermission(permission.clone()));
         shard.users.insert(user, spec);
         shard.permissions.push(permission);
     }
@@ -514,13 +583,20 @@ async fn load(store: Arc<StoreInner>) {
         loop {
             let (loads, dues) = {
                 let mut shard = store.lock();
-                (std::mem::take(&mut shard.loads), std::mem::take(&mut shard.due_reads))
+                (
+                    std::mem::take(&mut shard.loads),
+                    std::mem::take(&mut shard.due_reads),
+                )
             };
             if loads.is_empty() && dues.is_empty() {
                 break;
             }
             for (queue, segment) in loads {
-                let place = store.lock().queues.get(&queue).and_then(|q| q.log.place_of(segment));
+                let place = store
+                    .lock()
+                    .queues
+                    .get(&queue)
+                    .and_then(|q| q.log.place_of(segment));
                 let Some((first, at)) = place else { continue };
                 let pieces = read(store.backend.as_ref(), segment, first, at).await;
                 store.lock().loaded(queue, segment, pieces);

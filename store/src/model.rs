@@ -27,7 +27,9 @@ pub struct JobId(pub [u8; 16]);
 impl JobId {
     /// Parses the canonical hyphenated form.
     pub fn parse(text: &str) -> Option<Self> {
-        uuid::Uuid::parse_str(text).ok().map(|id| Self(id.into_bytes()))
+        uuid::Uuid::parse_str(text)
+            .ok()
+            .map(|id| Self(id.into_bytes()))
     }
 }
 
@@ -177,7 +179,10 @@ impl JobState {
 
     /// True once the job can change no more.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired
+        )
     }
 }
 

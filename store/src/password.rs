@@ -48,7 +48,12 @@ mod tests {
 
     fn user(hashing: &str, password_hash: String) -> UserSpec {
         let hashing = hashing.into();
-        UserSpec { name: "u".into(), password_hash, hashing, tags: String::new() }
+        UserSpec {
+            name: "u".into(),
+            password_hash,
+            hashing,
+            tags: String::new(),
+        }
     }
 
     #[test]

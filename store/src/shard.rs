@@ -39,13 +39,29 @@ pub const REPLY_TO_JOB: &str = "amq.rabbitmq.reply-to.job.";
 
 /// What a session must write to its client.
 pub enum Out {
-    Deliver { channel: u16, tag: Arc<[u8]>, first: u64, piece: Piece, redelivered: bool },
+    Deliver {
+        channel: u16,
+        tag: Arc<[u8]>,
+        first: u64,
+        piece: Piece,
+        redelivered: bool,
+    },
     /// Confirm numbers that are safe now.
-    Confirm { channel: u16, first: u64, count: u64 },
+    Confirm {
+        channel: u16,
+        first: u64,
+        count: u64,
+    },
     /// A confirm number that was refused.
-    Refuse { channel: u16, number: u64 },
+    Refuse {
+        channel: u16,
+        number: u64,
+    },
     /// The server cancels a consumer.
-    Cancel { channel: u16, tag: Arc<[u8]> },
+    Cancel {
+        channel: u16,
+        tag: Arc<[u8]>,
+    },
     Blocked(String),
     Unblocked,
 }
@@ -91,6 +107,10 @@ pub(crate) struct Channel {
     unacked: VecDeque<Unacked>,
     pub(crate) consumers: HashMap<Arc<[u8]>, QueueId, RandomState>,
     pub(crate) prefetch: u32,
+    /// Shared by all consumers of the channel; 0 = no limit.
+    pub(crate) window: u32,
+    /// Unacked deliveries to consumers, all together.
+    in_window: u32,
     pub(crate) reply_consumer: Option<(Arc<[u8]>, Arc<str>)>,
 }
 
@@ -228,13 +248,25 @@ impl Shard {
 
     /// The connection is gone: consumers leave, unacked messages return, exclusive queues go.
     pub fn close_session(&mut self, id: usize, lost: bool) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
         let mut channels: Vec<u16> = session.channels.keys().copied().collect();
         channels.sort_unstable();
         for channel in channels {
-            self.close_channel(ChannelKey { session: id, channel }, lost);
+            self.close_channel(
+                ChannelKey {
+                    session: id,
+                    channel,
+                },
+                lost,
+            );
         }
-        let exclusive = self.sessions.remove(&id).map(|s| s.exclusive).unwrap_or_default();
+        let exclusive = self
+            .sessions
+            .remove(&id)
+            .map(|s| s.exclusive)
+            .unwrap_or_default();
         for queue in exclusive {
             self.drop_queue(queue);
         }
@@ -243,14 +275,24 @@ impl Shard {
 
     pub fn open_channel(&mut self, key: ChannelKey) {
         if let Some(session) = self.sessions.get_mut(&key.session) {
-            session.channels.insert(key.channel, Channel { next_tag: 1, ..Channel::default() });
+            session.channels.insert(
+                key.channel,
+                Channel {
+                    next_tag: 1,
+                    ..Channel::default()
+                },
+            );
         }
     }
 
     /// Consumers leave, unacked messages return; `lost` when the client did not say goodbye.
     pub fn close_channel(&mut self, key: ChannelKey, lost: bool) {
-        let Some(session) = self.sessions.get_mut(&key.session) else { return };
-        let Some(channel) = session.channels.remove(&key.channel) else { return };
+        let Some(session) = self.sessions.get_mut(&key.session) else {
+            return;
+        };
+        let Some(channel) = session.channels.remove(&key.channel) else {
+            return;
+        };
         if let Some((_, name)) = &channel.reply_consumer {
             self.replies.remove(name);
         }
@@ -271,12 +313,17 @@ impl Shard {
     }
 
     pub(crate) fn channel(&mut self, key: ChannelKey) -> Option<&mut Channel> {
-        self.sessions.get_mut(&key.session)?.channels.get_mut(&key.channel)
+        self.sessions
+            .get_mut(&key.session)?
+            .channels
+            .get_mut(&key.channel)
     }
 
     /// Takes what the session must write; consumers that waited for room go on.
     pub fn take_outbox(&mut self, id: usize) -> Vec<Out> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Vec::new() };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return Vec::new();
+        };
         let out = std::mem::take(&mut session.outbox);
         session.outbox_bytes = 0;
         let stalled = std::mem::take(&mut session.stalled);
@@ -310,8 +357,9 @@ impl Shard {
         } else {
             None
         };
-        let route: Option<Arc<[QueueId]>> =
-            names.route(exchange, address.routing_key(), table.as_ref()).map(Into::into);
+        let route: Option<Arc<[QueueId]>> = names
+            .route(exchange, address.routing_key(), table.as_ref())
+            .map(Into::into);
         if !headers {
             // Keys come from clients: the cache is dropped whole before it grows without end.
             if self.routes.len() > 100_000 {
@@ -329,7 +377,9 @@ impl Shard {
 
     /// True when one route serves all messages of the run.
     pub fn routes_alike(&self, vhost: &str, exchange: &str) -> bool {
-        self.vhosts.get(vhost).is_none_or(|names| !names.looks_at_headers(exchange))
+        self.vhosts
+            .get(vhost)
+            .is_none_or(|names| !names.looks_at_headers(exchange))
     }
 
     /// Appends `count` messages with one address. `confirm` is the number of the first, 0 for
@@ -348,23 +398,38 @@ impl Shard {
         let index = first as usize;
         let address = block.address(index);
         let exchange = String::from_utf8_lossy(address.exchange()).into_owned();
-        if let Some(found) = self.vhosts.get(vhost).and_then(|v| v.exchanges.get(&*exchange))
+        if let Some(found) = self
+            .vhosts
+            .get(vhost)
+            .and_then(|v| v.exchanges.get(&*exchange))
             && found.spec.internal
         {
-            let detail = format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
-            return Err(Error::Refused { noun: Noun::Exchange, name: exchange, detail });
+            let detail =
+                format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
+            return Err(Error::Refused {
+                noun: Noun::Exchange,
+                name: exchange,
+                detail,
+            });
         }
         self.counters.published += u64::from(count);
         if exchange.is_empty() && address.routing_key().starts_with(REPLY_TO.as_bytes()) {
             let name = String::from_utf8_lossy(address.routing_key()).into_owned();
             if self.reply(&name, block, index) {
+                for next in index + 1..index + count as usize {
+                    self.reply(&name, block, next);
+                }
                 self.confirm_now(key, confirm, count, name.starts_with(REPLY_TO_JOB));
                 return Ok(1);
             }
         }
         let Some(queues) = self.route(vhost, block, index) else {
             let detail = format!("no exchange '{exchange}' in vhost '{vhost}'");
-            return Err(Error::NotFound { noun: Noun::Exchange, name: exchange, detail });
+            return Err(Error::NotFound {
+                noun: Noun::Exchange,
+                name: exchange,
+                detail,
+            });
         };
         if queues.is_empty() {
             self.counters.unroutable += u64::from(count);
@@ -395,12 +460,24 @@ impl Shard {
         if let Some(channel) = key.filter(|_| confirm != 0) {
             if refused {
                 for number in confirm..confirm + u64::from(count) {
-                    self.send(channel.session, Out::Refuse { channel: channel.channel, number });
+                    self.send(
+                        channel.session,
+                        Out::Refuse {
+                            channel: channel.channel,
+                            number,
+                        },
+                    );
                 }
             } else if saved > 0 {
                 ticket = self.ticket_base + self.tickets.len() as u64;
                 let outstanding = saved * count;
-                self.tickets.push_back(Ticket { channel, first: confirm, count, outstanding, done: false });
+                self.tickets.push_back(Ticket {
+                    channel,
+                    first: confirm,
+                    count,
+                    outstanding,
+                    done: false,
+                });
                 self.wanted = true;
             } else {
                 self.confirm_now(key, confirm, count, false);
@@ -410,7 +487,9 @@ impl Shard {
             if self.is_full(*id) {
                 continue;
             }
-            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
             let mut piece = piece.clone();
             piece.persistent = persistent && queue.spec.durable;
             piece.ticket = if piece.persistent { ticket } else { 0 };
@@ -429,21 +508,37 @@ impl Shard {
     fn is_full(&self, id: QueueId) -> bool {
         self.queues.get(&id).is_some_and(|queue| {
             queue.arguments.reject_publish
-                && (queue.arguments.max_length.is_some_and(|max| queue.log.ready() >= max)
-                    || queue.arguments.max_length_bytes.is_some_and(|max| queue.log.ready_bytes() >= max))
+                && (queue
+                    .arguments
+                    .max_length
+                    .is_some_and(|max| queue.log.ready() >= max)
+                    || queue
+                        .arguments
+                        .max_length_bytes
+                        .is_some_and(|max| queue.log.ready_bytes() >= max))
         })
     }
 
     /// Drops heads beyond the queue's length.
     fn trim(&mut self, id: QueueId) {
         loop {
-            let Some(queue) = self.queues.get_mut(&id) else { return };
-            let over = queue.arguments.max_length.is_some_and(|max| queue.log.ready() > max)
-                || queue.arguments.max_length_bytes.is_some_and(|max| queue.log.ready_bytes() > max);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            let over = queue
+                .arguments
+                .max_length
+                .is_some_and(|max| queue.log.ready() > max)
+                || queue
+                    .arguments
+                    .max_length_bytes
+                    .is_some_and(|max| queue.log.ready_bytes() > max);
             if !over {
                 return;
             }
-            let Take::Run { piece, .. } = queue.log.take(1) else { return };
+            let Take::Run { piece, .. } = queue.log.take(1) else {
+                return;
+            };
             self.dead_letter(id, &piece, Reason::Maxlen, None);
             self.settle(id, piece.first, 1);
         }
@@ -453,7 +548,9 @@ impl Shard {
     pub fn is_slow(&self) -> bool {
         self.sessions.values().any(|session| {
             session.stalled.iter().any(|id| {
-                self.queues.get(id).is_some_and(|queue| queue.log.ready_bytes() > SLOW_BYTES)
+                self.queues
+                    .get(id)
+                    .is_some_and(|queue| queue.log.ready_bytes() > SLOW_BYTES)
             })
         }) || self.tickets.len() > 100_000
     }
@@ -470,14 +567,26 @@ impl Shard {
 
     /// Confirms at once, or with the next commit when `durable`.
     fn confirm_now(&mut self, key: Option<ChannelKey>, first: u64, count: u32, durable: bool) {
-        let Some(key) = key.filter(|_| first != 0) else { return };
+        let Some(key) = key.filter(|_| first != 0) else {
+            return;
+        };
         if durable {
-            self.tickets.push_back(Ticket { channel: key, first, count, outstanding: u32::MAX, done: false });
+            self.tickets.push_back(Ticket {
+                channel: key,
+                first,
+                count,
+                outstanding: u32::MAX,
+                done: false,
+            });
             self.want_commit();
             return;
         }
         self.counters.confirmed += u64::from(count);
-        let out = Out::Confirm { channel: key.channel, first, count: u64::from(count) };
+        let out = Out::Confirm {
+            channel: key.channel,
+            first,
+            count: u64::from(count),
+        };
         self.send(key.session, out);
     }
 
@@ -501,8 +610,12 @@ impl Shard {
 
     fn release(&mut self, settled: Vec<(u64, u32)>) {
         for (ticket, copies) in settled {
-            let Some(at) = ticket.checked_sub(self.ticket_base) else { continue };
-            let Some(ticket) = self.tickets.get_mut(at as usize) else { continue };
+            let Some(at) = ticket.checked_sub(self.ticket_base) else {
+                continue;
+            };
+            let Some(ticket) = self.tickets.get_mut(at as usize) else {
+                continue;
+            };
             ticket.outstanding = ticket.outstanding.saturating_sub(copies);
             if ticket.outstanding == 0 && !ticket.done {
                 ticket.done = true;
@@ -525,23 +638,35 @@ impl Shard {
         let Some((key, tag)) = self.replies.get(name).cloned() else {
             return name.starts_with("amq.rabbitmq.reply-to.");
         };
-        let Some(channel) = self.channel(key) else { return true };
+        let Some(channel) = self.channel(key) else {
+            return true;
+        };
         let first = channel.next_tag;
         channel.next_tag += 1;
         let piece = Piece::new(0, 1, block.clone(), index as u32, clock::now());
         self.counters.delivered += 1;
-        let out = Out::Deliver { channel: key.channel, tag, first, piece, redelivered: false };
+        let out = Out::Deliver {
+            channel: key.channel,
+            tag,
+            first,
+            piece,
+            redelivered: false,
+        };
         self.send(key.session, out);
         true
     }
 
     fn capture(&mut self, id: JobId, block: &Block, index: usize) {
-        let Ok(properties) = Properties::parse(block.properties(index)) else { return };
+        let Ok(properties) = Properties::parse(block.properties(index)) else {
+            return;
+        };
         if properties.header("x-progress").is_some() {
             return;
         }
         let text = |value: &Option<Vec<u8>>| {
-            value.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            value
+                .as_ref()
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
         };
         let content_type = text(&properties.content_type);
         let failed = content_type.as_deref() == Some("application/problem+json")
@@ -554,10 +679,18 @@ impl Shard {
         let content_encoding = text(&properties.content_encoding);
         self.pending.jobs.push(JobChange::Finish {
             id,
-            state: if failed { JobState::Failed } else { JobState::Succeeded },
+            state: if failed {
+                JobState::Failed
+            } else {
+                JobState::Succeeded
+            },
             at: clock::now(),
             error,
-            result: Some(JobResult { content_type, content_encoding, body }),
+            result: Some(JobResult {
+                content_type,
+                content_encoding,
+                body,
+            }),
         });
         self.want_commit();
     }
@@ -586,7 +719,10 @@ impl Shard {
 
     /// What stands for `amq.rabbitmq.reply-to` in a publish on this channel.
     pub fn reply_address(&mut self, key: ChannelKey) -> Option<Arc<str>> {
-        self.channel(key)?.reply_consumer.as_ref().map(|(_, name)| name.clone())
+        self.channel(key)?
+            .reply_consumer
+            .as_ref()
+            .map(|(_, name)| name.clone())
     }
 
     /// True when a requester still listens at this full name.
@@ -612,14 +748,23 @@ impl Shard {
     pub fn has_consumer(&mut self, key: ChannelKey, tag: &[u8]) -> bool {
         self.channel(key).is_some_and(|channel| {
             channel.consumers.contains_key(tag)
-                || channel.reply_consumer.as_ref().is_some_and(|(known, _)| &**known == tag)
+                || channel
+                    .reply_consumer
+                    .as_ref()
+                    .is_some_and(|(known, _)| &**known == tag)
         })
     }
 
     /// The client cancels; unknown tags are no error.
     pub fn cancel(&mut self, key: ChannelKey, tag: &[u8]) {
-        let Some(channel) = self.channel(key) else { return };
-        if channel.reply_consumer.as_ref().is_some_and(|(known, _)| &**known == tag) {
+        let Some(channel) = self.channel(key) else {
+            return;
+        };
+        if channel
+            .reply_consumer
+            .as_ref()
+            .is_some_and(|(known, _)| &**known == tag)
+        {
             if let Some((_, name)) = channel.reply_consumer.take() {
                 self.replies.remove(&name);
             }
@@ -631,7 +776,9 @@ impl Shard {
     }
 
     fn remove_consumer(&mut self, id: QueueId, key: ChannelKey, tag: &[u8]) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         queue.consumers.remove(key, tag);
         if queue.consumers.is_empty() {
             queue.idle_since = clock::now();
@@ -645,13 +792,27 @@ impl Shard {
     pub fn pump(&mut self, id: QueueId) {
         loop {
             self.expire(id);
-            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
             if queue.log.ready() == 0 || queue.consumers.is_empty() {
                 return;
             }
             let sessions = &mut self.sessions;
+            let window = |consumer: &Consumer| {
+                let session = sessions.get(&consumer.key.session)?;
+                let channel = session.channels.get(&consumer.key.channel)?;
+                Some(match channel.window {
+                    0 => u32::MAX,
+                    _ if consumer.no_ack => u32::MAX,
+                    limit => limit.saturating_sub(channel.in_window),
+                })
+            };
             let has_room = |consumer: &Consumer| {
-                sessions.get(&consumer.key.session).is_some_and(|s| s.outbox_bytes < OUTBOX_BYTES)
+                sessions
+                    .get(&consumer.key.session)
+                    .is_some_and(|s| s.outbox_bytes < OUTBOX_BYTES)
+                    && window(consumer).is_some_and(|left| left > 0)
             };
             let ready = queue.log.ready();
             let Some((consumer, able)) = queue.consumers.next(has_room) else {
@@ -672,10 +833,17 @@ impl Shard {
             };
             let fair = match able {
                 1 => 4096,
-                _ => u32::try_from(ready / (able as u64 * 4)).unwrap_or(TURN_MAX).clamp(1, TURN_MAX),
+                _ => u32::try_from(ready / (able as u64 * 4))
+                    .unwrap_or(TURN_MAX)
+                    .clamp(1, TURN_MAX),
             };
             let timed = queue.arguments.message_ttl_ms.is_some();
-            let max = if timed { 1 } else { fair.min(consumer.credit()) };
+            let left = window(consumer).unwrap_or(0);
+            let max = if timed {
+                1
+            } else {
+                fair.min(consumer.credit()).min(left)
+            };
             let (piece, redelivered) = match queue.log.take(max) {
                 Take::Run { piece, redelivered } => (piece, redelivered),
                 Take::Load(segment) => {
@@ -712,14 +880,25 @@ impl Shard {
             self.counters.redelivered += u64::from(piece.count);
         }
         self.note_started(id, &piece);
-        let lease = self.queues.get(&id).and_then(|q| q.arguments.work.as_ref()).map(|w| w.lease_ms);
+        let lease = self
+            .queues
+            .get(&id)
+            .and_then(|q| q.arguments.work.as_ref())
+            .map(|w| w.lease_ms);
         let deadline = lease.map(|ms| clock::now() + ms as i64 * 1000);
         let (first_seq, count) = (piece.first, piece.count);
-        let Some(session) = self.sessions.get_mut(&key.session) else { return };
-        let Some(channel) = session.channels.get_mut(&key.channel) else { return };
+        let Some(session) = self.sessions.get_mut(&key.session) else {
+            return;
+        };
+        let Some(channel) = session.channels.get_mut(&key.channel) else {
+            return;
+        };
         let first = channel.next_tag;
         channel.next_tag += u64::from(count);
         if !no_ack {
+            if !tag.is_empty() {
+                channel.in_window += count;
+            }
             let own = self
                 .queues
                 .get(&id)
@@ -740,7 +919,13 @@ impl Shard {
         let (head, last) = (&entries[piece.index(0)], &entries[piece.index(count - 1)]);
         session.outbox_bytes +=
             u64::from(last.offset + last.len - head.offset) + 64 * u64::from(count);
-        session.outbox.push(Out::Deliver { channel: key.channel, tag, first, piece, redelivered });
+        session.outbox.push(Out::Deliver {
+            channel: key.channel,
+            tag,
+            first,
+            piece,
+            redelivered,
+        });
         session.notify.notify_one();
         if no_ack {
             self.counters.acked += u64::from(count);
@@ -749,12 +934,18 @@ impl Shard {
     }
 
     fn note_started(&mut self, id: QueueId, piece: &Piece) {
-        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.work.is_some()) else { return };
+        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.work.is_some()) else {
+            return;
+        };
         for offset in 0..piece.count {
             if let Some(job) = job_of(&piece.block, piece.index(offset)) {
                 let seq = piece.first + u64::from(offset);
                 let attempt = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
-                self.pending.jobs.push(JobChange::Started { id: job, attempt, at: clock::now() });
+                self.pending.jobs.push(JobChange::Started {
+                    id: job,
+                    attempt,
+                    at: clock::now(),
+                });
                 self.writer.notify_one();
             }
         }
@@ -763,18 +954,36 @@ impl Shard {
     /// basic.get: one message, with its tag and how many are left.
     pub fn get(&mut self, id: QueueId, key: ChannelKey, no_ack: bool) -> Got {
         self.expire(id);
-        let Some(queue) = self.queues.get_mut(&id) else { return Got::Empty };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Got::Empty;
+        };
         queue.idle_since = clock::now();
         match queue.log.take(1) {
             Take::Run { piece, redelivered } => {
                 let remaining = u32::try_from(queue.log.ready()).unwrap_or(u32::MAX);
-                let before = self.sessions.get(&key.session).map_or(0, |s| s.outbox.len());
+                let before = self
+                    .sessions
+                    .get(&key.session)
+                    .map_or(0, |s| s.outbox.len());
                 self.deliver(id, key, Arc::from(&b""[..]), piece, redelivered, no_ack);
-                let Some(session) = self.sessions.get_mut(&key.session) else { return Got::Empty };
-                match (session.outbox.len() > before).then(|| session.outbox.pop()).flatten() {
-                    Some(Out::Deliver { first, piece, redelivered, .. }) => {
-                        Got::Message { tag: first, piece, redelivered, remaining }
-                    }
+                let Some(session) = self.sessions.get_mut(&key.session) else {
+                    return Got::Empty;
+                };
+                match (session.outbox.len() > before)
+                    .then(|| session.outbox.pop())
+                    .flatten()
+                {
+                    Some(Out::Deliver {
+                        first,
+                        piece,
+                        redelivered,
+                        ..
+                    }) => Got::Message {
+                        tag: first,
+                        piece,
+                        redelivered,
+                        remaining,
+                    },
                     _ => Got::Empty,
                 }
             }
@@ -805,7 +1014,9 @@ impl Shard {
 
     /// A segment was read (or could not be).
     pub(crate) fn loaded(&mut self, id: QueueId, segment: SegmentId, pieces: Vec<Piece>) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         queue.loading = None;
         let before = queue.log.quarantined;
         queue.log.loaded(segment, pieces);
@@ -830,7 +1041,9 @@ impl Shard {
 
     /// Acknowledges. False: the tag is not known on this channel.
     pub fn ack(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
-        let Some(runs) = self.take_unacked(key, tag, multiple) else { return false };
+        let Some(runs) = self.take_unacked(key, tag, multiple) else {
+            return false;
+        };
         for run in runs {
             self.counters.acked += u64::from(run.count);
             self.settle(run.queue, run.seq, run.count);
@@ -842,7 +1055,9 @@ impl Shard {
 
     /// basic.nack and basic.reject. False: the tag is not known on this channel.
     pub fn nack(&mut self, key: ChannelKey, tag: u64, multiple: bool, requeue: bool) -> bool {
-        let Some(runs) = self.take_unacked(key, tag, multiple) else { return false };
+        let Some(runs) = self.take_unacked(key, tag, multiple) else {
+            return false;
+        };
         for run in runs {
             if requeue {
                 self.give_back(&run, run.seq, run.count, true);
@@ -868,6 +1083,16 @@ impl Shard {
     }
 
     fn credit(&mut self, key: ChannelKey, run: &Unacked) {
+        if let Some(channel) = self.channel(key).filter(|_| !run.consumer.is_empty()) {
+            channel.in_window = channel.in_window.saturating_sub(run.count);
+            if channel.window > 0 {
+                let others: Vec<QueueId> = channel.consumers.values().copied().collect();
+                others
+                    .into_iter()
+                    .filter(|id| *id != run.queue)
+                    .for_each(|id| self.pump(id));
+            }
+        }
         if let Some(queue) = self.queues.get_mut(&run.queue)
             && let Some(consumer) = queue.consumers.find(key, &run.consumer)
         {
@@ -925,7 +1150,9 @@ impl Shard {
     }
 
     pub(crate) fn settle(&mut self, id: QueueId, seq: Seq, count: u32) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         let settled = queue.log.settle(seq, count);
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
@@ -933,7 +1160,9 @@ impl Shard {
 
     /// Back to its place; on a work queue a return counts as an attempt when `counts`.
     fn give_back(&mut self, run: &Unacked, seq: Seq, count: u32, counts: bool) {
-        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
         if counts && let Some(work) = queue.arguments.work.clone() {
             for offset in 0..count {
                 let seq = seq + u64::from(offset);
@@ -943,7 +1172,12 @@ impl Shard {
                     *known
                 };
                 if failures > work.retry_limit {
-                    let one = Unacked { seq, count: 1, own: run.own.clone(), ..run.empty() };
+                    let one = Unacked {
+                        seq,
+                        count: 1,
+                        own: run.own.clone(),
+                        ..run.empty()
+                    };
                     queue.log.attempts.insert(seq, failures - 1);
                     self.fail(&one, "returned");
                     return self.give_back(run, seq + 1, count - offset - 1, counts);
@@ -959,7 +1193,9 @@ impl Shard {
     fn fail(&mut self, run: &Unacked, error: &str) {
         for offset in 0..run.count {
             let seq = run.seq + u64::from(offset);
-            let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+            let Some(queue) = self.queues.get_mut(&run.queue) else {
+                return;
+            };
             let piece = match &run.own {
                 Some(piece) => Some(piece.clone()),
                 None => queue.log.content(seq),
@@ -975,7 +1211,10 @@ impl Shard {
                 continue;
             };
             let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
-            self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(clock::now() as u64 | 1);
+            self.chance = self
+                .chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(clock::now() as u64 | 1);
             let chance = (self.chance >> 11) as f64 / (1u64 << 53) as f64;
             match retry::backoff_ms(&work, failures, chance) {
                 Some(ms) => self.park(run.queue, seq, &piece, failures, ms, error),
@@ -993,8 +1232,15 @@ impl Shard {
         let due_at = now + ms as i64 * 1000;
         self.counters.retried += 1;
         if let Some(job) = job_of(&piece.block, piece.index(0)) {
-            let error = JobError { code: "worker-error".into(), detail: error.to_owned() };
-            self.pending.jobs.push(JobChange::Retrying { id: job, next_attempt_at: due_at, error });
+            let error = JobError {
+                code: "worker-error".into(),
+                detail: error.to_owned(),
+            };
+            self.pending.jobs.push(JobChange::Retrying {
+                id: job,
+                next_attempt_at: due_at,
+                error,
+            });
         }
         let mut block = Block::default();
         let index = piece.index(0);
@@ -1004,14 +1250,27 @@ impl Shard {
         encoder.push(&block, 0, 0, 0);
         let (index, data) = encoder.finish();
         self.settle(id, seq, 1);
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         queue.log.attempts.insert(seq, failures);
         queue.log.waiting.insert(seq, due_at);
         if queue.spec.durable {
-            let row = WaitingRow { queue: id, seq, due_at, attempt: failures, index, data };
-            self.pending.waiting.retain(|known| known.queue != id || known.seq != seq);
+            let row = WaitingRow {
+                queue: id,
+                seq,
+                due_at,
+                attempt: failures,
+                index,
+                data,
+            };
+            self.pending
+                .waiting
+                .retain(|known| known.queue != id || known.seq != seq);
             self.pending.waiting.push(row);
-            self.pending.dropped_waiting.retain(|known| *known != (id, seq));
+            self.pending
+                .dropped_waiting
+                .retain(|known| *known != (id, seq));
         } else {
             let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
             queue.log.parked.insert(seq, piece);
@@ -1025,8 +1284,12 @@ impl Shard {
         else {
             return;
         };
-        let Some(queue) = self.queues.get_mut(&row.queue) else { return };
-        let Some(piece) = decoded.pieces.into_iter().next() else { return };
+        let Some(queue) = self.queues.get_mut(&row.queue) else {
+            return;
+        };
+        let Some(piece) = decoded.pieces.into_iter().next() else {
+            return;
+        };
         if queue.log.is_waiting(row.seq) {
             queue.log.wake(row.seq, piece);
             self.pump(row.queue);
@@ -1040,15 +1303,34 @@ impl Shard {
         }
         let index = piece.index(0);
         if let Some(job) = job_of(&piece.block, index) {
-            let state = if reason == Reason::Expired { JobState::Expired } else { JobState::Failed };
-            let code = if reason == Reason::Expired { "deadline-exceeded" } else { "worker-error" };
+            let state = if reason == Reason::Expired {
+                JobState::Expired
+            } else {
+                JobState::Failed
+            };
+            let code = if reason == Reason::Expired {
+                "deadline-exceeded"
+            } else {
+                "worker-error"
+            };
             let detail = format!("the call was dead-lettered: {}", reason.as_str());
-            let error = Some(JobError { code: code.into(), detail });
+            let error = Some(JobError {
+                code: code.into(),
+                detail,
+            });
             let at = clock::now();
-            self.pending.jobs.push(JobChange::Finish { id: job, state, at, error, result: None });
+            self.pending.jobs.push(JobChange::Finish {
+                id: job,
+                state,
+                at,
+                error,
+                result: None,
+            });
             self.want_commit();
         }
-        let Some(queue) = self.queues.get(&id) else { return };
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
         let name = queue.spec.name.clone();
         let vhost = queue.spec.vhost.clone();
         let old = piece.block.address(index);
@@ -1071,7 +1353,9 @@ impl Shard {
         block.push_copy(&piece.block, index, &address, Some(&raw));
         block.entries[0].flags &= !Entry::JOB;
         let block = Arc::new(block);
-        let Some(targets) = self.route(&vhost, &block, 0) else { return };
+        let Some(targets) = self.route(&vhost, &block, 0) else {
+            return;
+        };
         let before = piece.block.properties(index);
         let targets: Vec<QueueId> = targets
             .iter()
@@ -1083,7 +1367,11 @@ impl Shard {
                 })
             })
             .collect();
-        *self.counters.dead_lettered.entry(reason.as_str()).or_default() += 1;
+        *self
+            .counters
+            .dead_lettered
+            .entry(reason.as_str())
+            .or_default() += 1;
         if !targets.is_empty() {
             self.append_all(&targets, None, &block, (0, 1), 0);
         }
@@ -1094,7 +1382,9 @@ impl Shard {
     /// Expires heads whose time is over.
     fn expire(&mut self, id: QueueId) {
         loop {
-            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
             if queue.log.ready() == 0 {
                 return;
             }
@@ -1102,7 +1392,9 @@ impl Shard {
             if ttl.is_none() && !queue.log.may_expire() {
                 return;
             }
-            let Some(piece) = queue.log.peek() else { return };
+            let Some(piece) = queue.log.peek() else {
+                return;
+            };
             let index = piece.index(0);
             let own = properties::expiration(piece.block.properties(index))
                 .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
@@ -1111,12 +1403,16 @@ impl Shard {
                 (Some(a), None) | (None, Some(a)) => a,
                 (None, None) => return,
             };
-            let at = piece.at.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX / 2000) * 1000);
+            let at = piece
+                .at
+                .saturating_add(i64::try_from(limit).unwrap_or(i64::MAX / 2000) * 1000);
             // A consumer with room takes a message of TTL 0 before it expires.
             if at > clock::now() || (limit == 0 && queue.consumers.iter().any(|c| c.credit() > 0)) {
                 return;
             }
-            let Take::Run { piece, .. } = queue.log.take(1) else { return };
+            let Take::Run { piece, .. } = queue.log.take(1) else {
+                return;
+            };
             self.dead_letter(id, &piece, Reason::Expired, None);
             self.settle(id, piece.first, 1);
         }
@@ -1128,7 +1424,9 @@ impl Shard {
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         for id in ids {
             self.expire(id);
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
             if let Some(ms) = queue.arguments.expires_ms
                 && queue.consumers.is_empty()
                 && now - queue.idle_since > ms as i64 * 1000
@@ -1137,8 +1435,9 @@ impl Shard {
                 continue;
             }
             let due = queue.log.take_due(now);
-            let (mine, rows): (Vec<Seq>, Vec<Seq>) =
-                due.into_iter().partition(|seq| queue.log.parked.contains_key(seq));
+            let (mine, rows): (Vec<Seq>, Vec<Seq>) = due
+                .into_iter()
+                .partition(|seq| queue.log.parked.contains_key(seq));
             for seq in mine {
                 if let Some(piece) = queue.log.parked.remove(&seq) {
                     queue.log.wake(seq, piece);
@@ -1160,7 +1459,10 @@ impl Shard {
                 let key = ChannelKey { session, channel };
                 let mut at = 0;
                 while at < slot.unacked.len() {
-                    if slot.unacked[at].deadline.is_some_and(|deadline| deadline <= now) {
+                    if slot.unacked[at]
+                        .deadline
+                        .is_some_and(|deadline| deadline <= now)
+                    {
                         ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
                     } else {
                         at += 1;
@@ -1179,43 +1481,72 @@ impl Shard {
     /// True when `tag` belongs to the past of a channel that has work-queue deliveries: a late
     /// settlement is then ignored, never an error.
     pub fn is_late(&mut self, key: ChannelKey, tag: u64) -> bool {
-        self.counters.late > 0 && self.channel(key).is_some_and(|channel| tag < channel.next_tag)
+        self.counters.late > 0
+            && self
+                .channel(key)
+                .is_some_and(|channel| tag < channel.next_tag)
     }
 
     // ---- commit ----------------------------------------------------------------------------
 
     /// Everything since the last cut; called by the writer alone.
     pub(crate) fn cut(&mut self, number: u64) -> Cut {
-        let mut cut = Cut { batch: std::mem::take(&mut self.pending), ..Cut::default() };
+        let mut cut = Cut {
+            batch: std::mem::take(&mut self.pending),
+            ..Cut::default()
+        };
         cut.batch.number = number;
         cut.tickets_below = self.ticket_base + self.tickets.len() as u64;
         cut.waiters = std::mem::take(&mut self.waiters);
         cut.sync = std::mem::take(&mut self.wanted);
         for id in std::mem::take(&mut self.dirty) {
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
             queue.dirty = false;
             for chunk in &mut queue.log.chunks {
                 if chunk.wants_saving() {
                     self.last_segment += 1;
                     let segment = SegmentId(self.last_segment);
                     let pieces = chunk.start_saving(segment);
-                    let settled: Vec<Seq> =
-                        (chunk.first..=chunk.last).filter(|&seq| chunk.is_settled(seq)).collect();
-                    cut.saving.push(Saving { id: segment, queue: id, pieces, settled });
+                    let settled: Vec<Seq> = (chunk.first..=chunk.last)
+                        .filter(|&seq| chunk.is_settled(seq))
+                        .collect();
+                    cut.saving.push(Saving {
+                        id: segment,
+                        queue: id,
+                        pieces,
+                        settled,
+                    });
                 } else if let Place::Saved(segment) = chunk.place
                     && let Some(bits) = chunk.bits_to_save()
                 {
-                    cut.batch.settled.push(SettledRow { segment, queue: id, bits });
+                    cut.batch.settled.push(SettledRow {
+                        segment,
+                        queue: id,
+                        bits,
+                    });
                 }
             }
-            cut.batch.dropped_segments.append(&mut queue.log.dead_segments);
+            cut.batch
+                .dropped_segments
+                .append(&mut queue.log.dead_segments);
             let all = !queue.consumers.is_empty() || queue.saved_handed == Seq::MAX;
-            let handed = if all { queue.log.next_seq() } else { queue.log.cursor() };
+            let handed = if all {
+                queue.log.next_seq()
+            } else {
+                queue.log.cursor()
+            };
             queue.saved_handed = handed;
             queue.log.handed = queue.log.handed.max(handed);
             cut.handed.push((id, handed));
             let (head, next) = (queue.log.head(), queue.log.next_seq());
-            cut.batch.heads.push(HeadRow { queue: id, head, handed: queue.log.handed, next });
+            cut.batch.heads.push(HeadRow {
+                queue: id,
+                head,
+                handed: queue.log.handed,
+                next,
+            });
         }
         cut
     }
@@ -1224,14 +1555,18 @@ impl Shard {
     pub(crate) fn committed(&mut self, cut: Cut, refused: &[JobId]) {
         self.counters.commits += 1;
         for saving in &cut.saving {
-            let Some(queue) = self.queues.get_mut(&saving.queue) else { continue };
+            let Some(queue) = self.queues.get_mut(&saving.queue) else {
+                continue;
+            };
             queue.log.saved(saving.id);
             if queue.log.head() > 0 && !queue.log.dead_segments.is_empty() {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             }
         }
         while self.ticket_base < cut.tickets_below {
-            let Some(ticket) = self.tickets.pop_front() else { break };
+            let Some(ticket) = self.tickets.pop_front() else {
+                break;
+            };
             self.ticket_base += 1;
             if !ticket.done {
                 self.confirm_now(Some(ticket.channel), ticket.first, ticket.count, false);
@@ -1241,9 +1576,15 @@ impl Shard {
             let _ = waiter.send(());
         }
         for change in &cut.batch.jobs {
-            let JobChange::Finish { id, state, .. } = change else { continue };
+            let JobChange::Finish { id, state, .. } = change else {
+                continue;
+            };
             if !refused.contains(id) {
-                *self.counters.jobs_finished.entry(state.as_str()).or_default() += 1;
+                *self
+                    .counters
+                    .jobs_finished
+                    .entry(state.as_str())
+                    .or_default() += 1;
             }
             for waiter in self.job_waiters.remove(id).unwrap_or_default() {
                 let _ = waiter.send(());
@@ -1295,7 +1636,9 @@ impl Shard {
     /// Removes a queue with its bindings and messages; its consumers hear of it. Answers how many
     /// messages were ready.
     pub(crate) fn drop_queue(&mut self, id: QueueId) -> u64 {
-        let Some(mut queue) = self.queues.remove(&id) else { return 0 };
+        let Some(mut queue) = self.queues.remove(&id) else {
+            return 0;
+        };
         let ready = queue.log.ready();
         self.remove_names(&queue.spec);
         let tickets = queue.log.purge().tickets;
@@ -1304,7 +1647,10 @@ impl Shard {
             if let Some(channel) = self.channel(consumer.key) {
                 channel.consumers.remove(&consumer.tag);
             }
-            let out = Out::Cancel { channel: consumer.key.channel, tag: consumer.tag };
+            let out = Out::Cancel {
+                channel: consumer.key.channel,
+                tag: consumer.tag,
+            };
             self.send(consumer.key.session, out);
         }
         if let Some(owner) = queue.owner.and_then(|owner| self.sessions.get_mut(&owner)) {
@@ -1312,7 +1658,9 @@ impl Shard {
         }
         if queue.spec.durable {
             self.pending.waiting.retain(|row| row.queue != id);
-            self.pending.definitions.push(crate::log::batch::DefinitionChange::DeleteQueue(id));
+            self.pending
+                .definitions
+                .push(crate::log::batch::DefinitionChange::DeleteQueue(id));
             self.writer.notify_one();
         }
         ready
@@ -1320,7 +1668,9 @@ impl Shard {
 
     /// Removes ready messages; answers how many.
     pub fn purge(&mut self, id: QueueId) -> u64 {
-        let Some(queue) = self.queues.get_mut(&id) else { return 0 };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return 0;
+        };
         let settled = queue.log.purge();
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
@@ -1368,7 +1718,12 @@ impl Shard {
 
 /// What basic.get found.
 pub enum Got {
-    Message { tag: u64, piece: Piece, redelivered: bool, remaining: u32 },
+    Message {
+        tag: u64,
+        piece: Piece,
+        redelivered: bool,
+        remaining: u32,
+    },
     Empty,
     /// The message is being fetched from disk: ask again after the next commit or load.
     Later,
@@ -1409,11 +1764,17 @@ fn job_of(block: &Block, index: usize) -> Option<JobId> {
     if block.entries[index].flags & Entry::HAS_REPLY_TO == 0 {
         return None;
     }
-    JobId::parse(std::str::from_utf8(address).ok()?.strip_prefix(REPLY_TO_JOB)?)
+    JobId::parse(
+        std::str::from_utf8(address)
+            .ok()?
+            .strip_prefix(REPLY_TO_JOB)?,
+    )
 }
 
 fn attempt_properties(raw: &[u8], attempt: u32) -> Vec<u8> {
-    let Ok(mut properties) = Properties::parse(raw) else { return raw.to_vec() };
+    let Ok(mut properties) = Properties::parse(raw) else {
+        return raw.to_vec();
+    };
     let headers = properties.headers.get_or_insert_with(Table::default);
     headers.insert("x-attempt", amqp::field::Value::I32(attempt as i32));
     properties.encode()

@@ -14,7 +14,10 @@ pub enum DefinitionChange {
     DeleteUser(std::sync::Arc<str>),
     PutPermission(PermissionSpec),
     PutExchange(ExchangeSpec),
-    DeleteExchange { vhost: std::sync::Arc<str>, name: std::sync::Arc<str> },
+    DeleteExchange {
+        vhost: std::sync::Arc<str>,
+        name: std::sync::Arc<str>,
+    },
     PutQueue(QueueSpec),
     /// Removes the queue with its segments, settled rows, head and waiting messages.
     DeleteQueue(QueueId),
@@ -79,11 +82,18 @@ pub struct WaitingRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobChange {
     /// A new job, with the claim of its idempotency key.
-    Submit { job: Box<Job>, key: Option<KeyClaim> },
+    Submit {
+        job: Box<Job>,
+        key: Option<KeyClaim>,
+    },
     /// Handed to a worker. Ignored when the job is final.
     Started { id: JobId, attempt: u32, at: Micros },
     /// Failed and will be tried again. Ignored when the job is final.
-    Retrying { id: JobId, next_attempt_at: Micros, error: JobError },
+    Retrying {
+        id: JobId,
+        next_attempt_at: Micros,
+        error: JobError,
+    },
     /// Reached its final state. Ignored when the job is final already (I6: written once);
     /// `Committed::refused` then names it.
     Finish {

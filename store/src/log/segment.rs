@@ -94,10 +94,15 @@ pub fn decode(index: &[u8], data: Vec<u8>, first: Seq, first_at: Micros) -> Opti
         return None;
     }
     let addresses = u16::from_le_bytes(take(&mut at, 2)?.try_into().ok()?);
-    let mut block = Block { data, ..Block::default() };
+    let mut block = Block {
+        data,
+        ..Block::default()
+    };
     for _ in 0..addresses {
         let len = usize::from(u16::from_le_bytes(take(&mut at, 2)?.try_into().ok()?));
-        block.addresses.push(Address::from_wire(take(&mut at, len)?)?);
+        block
+            .addresses
+            .push(Address::from_wire(take(&mut at, len)?)?);
     }
     let count = u32::from_le_bytes(take(&mut at, 4)?.try_into().ok()?) as usize;
     if at.len() != count * RECORD {
@@ -107,7 +112,8 @@ pub fn decode(index: &[u8], data: Vec<u8>, first: Seq, first_at: Micros) -> Opti
     let mut damaged = Vec::new();
     let mut runs: Vec<(Seq, u32, u32, Micros)> = Vec::new();
     for record in at.chunks_exact(RECORD) {
-        let word = |i: usize| u32::from_le_bytes([record[i], record[i + 1], record[i + 2], record[i + 3]]);
+        let word =
+            |i: usize| u32::from_le_bytes([record[i], record[i + 1], record[i + 2], record[i + 3]]);
         let (seq, len) = (first + u64::from(word(0)), word(4));
         let entry = Entry {
             offset,
@@ -119,7 +125,10 @@ pub fn decode(index: &[u8], data: Vec<u8>, first: Seq, first_at: Micros) -> Opti
         };
         let range = offset as usize..offset as usize + len as usize;
         offset += len;
-        let sound = block.data.get(range).is_some_and(|bytes| crc32fast::hash(bytes) == word(16))
+        let sound = block
+            .data
+            .get(range)
+            .is_some_and(|bytes| crc32fast::hash(bytes) == word(16))
             && usize::from(entry.address) < block.addresses.len();
         let index = block.entries.len() as u32;
         block.entries.push(entry);

@@ -37,9 +37,15 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
             number += 1;
             encode(&mut cut);
             let begun = Instant::now();
-            let bytes: usize = cut.batch.segments.iter().map(|s| s.data.len() + s.index.len()).sum();
+            let bytes: usize = cut
+                .batch
+                .segments
+                .iter()
+                .map(|s| s.data.len() + s.index.len())
+                .sum();
             let committed = commit(&store, &mut cut).await;
-            metrics::histogram!("leveret_store_commit_seconds").record(begun.elapsed().as_secs_f64());
+            metrics::histogram!("leveret_store_commit_seconds")
+                .record(begun.elapsed().as_secs_f64());
             metrics::histogram!("leveret_store_commit_bytes").record(bytes as f64);
             store.lock().committed(cut, &committed.refused);
             if !store.lock().wanted {
@@ -86,11 +92,23 @@ fn encode(cut: &mut Cut) {
     for saving in &cut.saving {
         let live = |piece: &Piece| {
             let first = piece.first;
-            (0..piece.count).filter(move |o| saving.settled.binary_search(&(first + u64::from(*o))).is_err())
+            (0..piece.count).filter(move |o| {
+                saving
+                    .settled
+                    .binary_search(&(first + u64::from(*o)))
+                    .is_err()
+            })
         };
-        let Some(first_piece) = saving.pieces.first() else { continue };
+        let Some(first_piece) = saving.pieces.first() else {
+            continue;
+        };
         let base_seq = first_piece.first;
-        let base_at = saving.pieces.iter().map(|p| p.at).min().unwrap_or(first_piece.at);
+        let base_at = saving
+            .pieces
+            .iter()
+            .map(|p| p.at)
+            .min()
+            .unwrap_or(first_piece.at);
         let mut encoder = Encoder::default();
         let (mut last_seq, mut last_at) = (base_seq, base_at);
         for piece in &saving.pieces {

@@ -82,7 +82,10 @@ impl Chunk {
         if let Some(bytes) = bits {
             for seq in self.first..=self.last {
                 let at = (seq - self.first) as usize;
-                if bytes.get(at / 8).is_some_and(|byte| byte & (1 << (at % 8)) != 0) {
+                if bytes
+                    .get(at / 8)
+                    .is_some_and(|byte| byte & (1 << (at % 8)) != 0)
+                {
                     self.set(seq);
                 }
             }
@@ -143,7 +146,11 @@ impl Chunk {
     /// The pieces to encode, and the row's id from now on.
     pub fn start_saving(&mut self, id: SegmentId) -> Vec<Piece> {
         self.place = Place::Saving(id);
-        self.pieces.iter().filter(|piece| piece.persistent).cloned().collect()
+        self.pieces
+            .iter()
+            .filter(|piece| piece.persistent)
+            .cloned()
+            .collect()
     }
 
     pub fn saved_now(&mut self) {
@@ -171,7 +178,9 @@ impl Chunk {
             return true;
         }
         let at = (seq - self.first) as usize;
-        self.bits.as_ref().is_some_and(|bits| bits[at / 64] & (1 << (at % 64)) != 0)
+        self.bits
+            .as_ref()
+            .is_some_and(|bits| bits[at / 64] & (1 << (at % 64)) != 0)
     }
 
     fn set(&mut self, seq: Seq) {
@@ -198,7 +207,9 @@ impl Chunk {
         };
         self.live = self.live.saturating_sub(newly);
         if self.tickets {
-            let at = self.pieces.partition_point(|p| p.first + u64::from(p.count) <= from);
+            let at = self
+                .pieces
+                .partition_point(|p| p.first + u64::from(p.count) <= from);
             for piece in &self.pieces[at..] {
                 if piece.first >= end {
                     break;
@@ -243,7 +254,8 @@ impl Chunk {
     }
 
     fn piece_at(&self, seq: Seq) -> usize {
-        self.pieces.partition_point(|piece| piece.first + u64::from(piece.count) <= seq)
+        self.pieces
+            .partition_point(|piece| piece.first + u64::from(piece.count) <= seq)
     }
 
     pub fn find(&self, seq: Seq) -> Option<(&Piece, u32)> {
@@ -301,7 +313,9 @@ impl Chunk {
         for piece in &pieces {
             gaps.extend(expected..piece.first);
             expected = piece.first + u64::from(piece.count);
-            live += (piece.first..expected).filter(|&seq| !self.is_settled(seq)).count() as u32;
+            live += (piece.first..expected)
+                .filter(|&seq| !self.is_settled(seq))
+                .count() as u32;
         }
         gaps.extend(expected..=self.last);
         for seq in gaps {

@@ -53,13 +53,16 @@ impl Consumers {
     }
 
     pub fn add(&mut self, consumer: Consumer) {
-        let at = self.list.partition_point(|known| known.priority >= consumer.priority);
+        let at = self
+            .list
+            .partition_point(|known| known.priority >= consumer.priority);
         self.list.insert(at, consumer);
     }
 
     pub fn remove(&mut self, key: ChannelKey, tag: &[u8]) -> bool {
         let before = self.list.len();
-        self.list.retain(|consumer| consumer.key != key || &*consumer.tag != tag);
+        self.list
+            .retain(|consumer| consumer.key != key || &*consumer.tag != tag);
         self.turn = 0;
         before != self.list.len()
     }
@@ -73,7 +76,9 @@ impl Consumers {
     }
 
     pub fn find(&mut self, key: ChannelKey, tag: &[u8]) -> Option<&mut Consumer> {
-        self.list.iter_mut().find(|consumer| consumer.key == key && &*consumer.tag == tag)
+        self.list
+            .iter_mut()
+            .find(|consumer| consumer.key == key && &*consumer.tag == tag)
     }
 
     /// The next consumer that `can` take something, of the highest priority that has one, and how
@@ -81,7 +86,11 @@ impl Consumers {
     pub fn next(&mut self, can: impl Fn(&Consumer) -> bool) -> Option<(&mut Consumer, usize)> {
         let able = |consumer: &Consumer| consumer.credit() > 0 && can(consumer);
         let best = self.list.iter().find(|c| able(c))?.priority;
-        let count = self.list.iter().filter(|c| c.priority == best && able(c)).count();
+        let count = self
+            .list
+            .iter()
+            .filter(|c| c.priority == best && able(c))
+            .count();
         let n = self.list.len();
         let at = (0..n)
             .map(|step| (self.turn + step) % n)

@@ -46,8 +46,16 @@ pub struct Piece {
 
 impl Piece {
     pub fn new(first: Seq, count: u32, block: Arc<Block>, from: u32, at: Micros) -> Self {
-        let mut piece =
-            Self { first, count, block, from, at, ticket: 0, persistent: false, expiring: false };
+        let mut piece = Self {
+            first,
+            count,
+            block,
+            from,
+            at,
+            ticket: 0,
+            persistent: false,
+            expiring: false,
+        };
         for offset in 0..count {
             let flags = piece.entry(offset).flags;
             piece.persistent |= flags & Entry::PERSISTENT != 0;
@@ -74,14 +82,22 @@ impl Piece {
     /// A part of this piece.
     pub fn slice(&self, offset: u32, count: u32) -> Self {
         let first = self.first + u64::from(offset);
-        Self { first, count, from: self.from + offset, ..self.clone() }
+        Self {
+            first,
+            count,
+            from: self.from + offset,
+            ..self.clone()
+        }
     }
 }
 
 /// What a consumer gets next.
 pub enum Take {
     /// Messages to hand out, and whether they were handed out before.
-    Run { piece: Piece, redelivered: bool },
+    Run {
+        piece: Piece,
+        redelivered: bool,
+    },
     /// The next message's body is on disk: read this segment, then take again.
     Load(SegmentId),
     /// The store must first know that messages are being handed out (one commit).
@@ -174,7 +190,9 @@ impl Log {
 
     /// Everything below is settled or waits in a row.
     pub fn head(&self) -> Seq {
-        self.chunks.front().map_or(self.next, |chunk| chunk.done_to())
+        self.chunks
+            .front()
+            .map_or(self.next, |chunk| chunk.done_to())
     }
 
     /// Appends messages; `piece.first` is assigned here.
@@ -186,7 +204,10 @@ impl Log {
         self.ready += u64::from(piece.count);
         self.ready_bytes += bytes;
         self.resident += bytes;
-        let open = self.chunks.back().is_some_and(|c| c.is_open() && c.bytes < CHUNK_BYTES);
+        let open = self
+            .chunks
+            .back()
+            .is_some_and(|c| c.is_open() && c.bytes < CHUNK_BYTES);
         if !open {
             if let Some(back) = self.chunks.back_mut() {
                 back.close();
@@ -241,7 +262,10 @@ impl Log {
     fn look(&mut self, max: u32) -> Look {
         if let Some((&seq, returned)) = self.returned.first_key_value() {
             if let Some(own) = &returned.own {
-                return Look::Found { piece: own.clone(), returned: true };
+                return Look::Found {
+                    piece: own.clone(),
+                    returned: true,
+                };
             }
             let Some(at) = self.chunk_of(seq) else {
                 self.returned.remove(&seq);
@@ -249,9 +273,10 @@ impl Log {
                 return self.look(max);
             };
             return match self.chunks[at].find(seq) {
-                Some((piece, offset)) => {
-                    Look::Found { piece: piece.slice(offset, 1), returned: true }
-                }
+                Some((piece, offset)) => Look::Found {
+                    piece: piece.slice(offset, 1),
+                    returned: true,
+                },
                 None => self.chunks[at].segment().map_or(Look::Empty, Look::Load),
             };
         }
@@ -263,7 +288,9 @@ impl Log {
                 Some(at) => at,
                 None => {
                     // A gap between chunks: everything there is settled.
-                    let at = self.chunks.partition_point(|chunk| chunk.last < self.cursor);
+                    let at = self
+                        .chunks
+                        .partition_point(|chunk| chunk.last < self.cursor);
                     match self.chunks.get(at) {
                         Some(chunk) => {
                             self.cursor = chunk.first;
@@ -285,7 +312,12 @@ impl Log {
                 return chunk.segment().map_or(Look::Empty, Look::Load);
             }
             match chunk.ready_from(self.cursor, max) {
-                Some(piece) => return Look::Found { piece, returned: false },
+                Some(piece) => {
+                    return Look::Found {
+                        piece,
+                        returned: false,
+                    };
+                }
                 None => self.cursor = chunk.last + 1,
             }
         }
@@ -310,7 +342,10 @@ impl Log {
     /// Unacked messages reach their end.
     pub fn settle(&mut self, first: Seq, count: u32) -> Settled {
         self.unacked -= u64::from(count);
-        let mut out = Settled { count, tickets: Vec::new() };
+        let mut out = Settled {
+            count,
+            tickets: Vec::new(),
+        };
         let (mut seq, end) = (first, first + u64::from(count));
         while seq < end {
             if !self.attempts.is_empty() {
@@ -363,7 +398,11 @@ impl Log {
         }
         let (from, next) = (self.cursor, self.next);
         self.cursor = next;
-        while let Some(at) = self.chunks.iter().position(|c| c.last >= from && !c.is_swept(from)) {
+        while let Some(at) = self
+            .chunks
+            .iter()
+            .position(|c| c.last >= from && !c.is_swept(from))
+        {
             let chunk = &mut self.chunks[at];
             let start = from.max(chunk.first);
             let end = chunk.last + 1;
@@ -383,7 +422,11 @@ impl Log {
 
     /// Body read back from the store; messages that were damaged are set aside.
     pub fn loaded(&mut self, id: SegmentId, pieces: Vec<Piece>) {
-        let Some(at) = self.chunks.iter().position(|chunk| chunk.segment() == Some(id)) else {
+        let Some(at) = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.segment() == Some(id))
+        else {
             return;
         };
         let before = self.chunks[at].live;
@@ -401,7 +444,10 @@ impl Log {
     /// `target` resident bytes are left. Keeps the chunk under the cursor and the one after.
     pub fn evict(&mut self, target: u64) -> u64 {
         let before = self.resident;
-        let keep = self.chunks.partition_point(|chunk| chunk.last < self.cursor) + 1;
+        let keep = self
+            .chunks
+            .partition_point(|chunk| chunk.last < self.cursor)
+            + 1;
         for at in (0..self.chunks.len()).rev() {
             if self.resident <= target {
                 break;
@@ -417,7 +463,9 @@ impl Log {
 
     /// The next chunks whose bodies are on disk, right after the cursor's.
     pub fn read_ahead(&self) -> Option<SegmentId> {
-        let at = self.chunks.partition_point(|chunk| chunk.last < self.cursor);
+        let at = self
+            .chunks
+            .partition_point(|chunk| chunk.last < self.cursor);
         self.chunks
             .range(at.min(self.chunks.len())..)
             .take(3)
@@ -446,8 +494,12 @@ impl Log {
 
     /// Messages that have waited long enough; each is answered once.
     pub fn take_due(&mut self, now: Micros) -> Vec<Seq> {
-        let due: Vec<Seq> =
-            self.waiting.iter().filter(|(_, at)| **at <= now).map(|(&seq, _)| seq).collect();
+        let due: Vec<Seq> = self
+            .waiting
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(&seq, _)| seq)
+            .collect();
         for seq in &due {
             // Still waiting until its content is here, but not due again.
             self.waiting.insert(*seq, Micros::MAX);
@@ -463,18 +515,27 @@ impl Log {
 
     /// Where a saved segment begins: its first seq and time.
     pub fn place_of(&self, id: SegmentId) -> Option<(Seq, Micros)> {
-        let chunk = self.chunks.iter().find(|chunk| chunk.segment() == Some(id))?;
+        let chunk = self
+            .chunks
+            .iter()
+            .find(|chunk| chunk.segment() == Some(id))?;
         Some((chunk.first, chunk.at))
     }
 
     /// Recovery of a segment that is settled in part: counts what is left, keeps no body.
     pub fn recount(&mut self, id: SegmentId, pieces: Vec<Piece>) {
-        let Some(at) = self.chunks.iter().position(|chunk| chunk.segment() == Some(id)) else {
+        let Some(at) = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.segment() == Some(id))
+        else {
             return;
         };
         let before = self.chunks[at].live;
         self.chunks[at].load(pieces);
-        self.ready = self.ready.saturating_sub(u64::from(before - self.chunks[at].live));
+        self.ready = self
+            .ready
+            .saturating_sub(u64::from(before - self.chunks[at].live));
         self.chunks[at].evict();
         if self.chunks[at].is_done() {
             self.dead_segments.push(id);
@@ -484,7 +545,11 @@ impl Log {
 
     /// A segment is on disk.
     pub fn saved(&mut self, id: SegmentId) {
-        let Some(at) = self.chunks.iter().position(|chunk| chunk.place == Place::Saving(id)) else {
+        let Some(at) = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.place == Place::Saving(id))
+        else {
             self.dead_segments.push(id);
             return;
         };

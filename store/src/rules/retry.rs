@@ -11,7 +11,8 @@ pub fn backoff_ms(work: &Work, failures: u32, chance: f64) -> Option<u64> {
         return None;
     }
     let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
-    let plain = (work.delay_ms as f64 * work.multiplier.powi(exponent)).min(work.max_delay_ms as f64);
+    let plain =
+        (work.delay_ms as f64 * work.multiplier.powi(exponent)).min(work.max_delay_ms as f64);
     let spread = 1.0 + work.jitter * (2.0 * chance - 1.0);
     Some((plain * spread).max(0.0) as u64)
 }

@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ struct Shared {
     ballast: room::Ballast,
     /// Wakes the checkpointer.
     nudge: Notify,
+    /// Bytes of the log, about, that are not in the database yet.
+    unmoved: AtomicU64,
     closing: AtomicBool,
     doomed: Mutex<Doomed>,
 }
@@ -132,6 +134,12 @@ struct Doomed {
 impl Shared {
     fn doomed(&self) -> MutexGuard<'_, Doomed> {
         self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A checkpoint that runs out of room would only eat up the reserve.
+    fn may_checkpoint(&self) -> bool {
+        let unmoved = self.unmoved.load(Ordering::Acquire);
+        room::free_bytes(&self.dir).is_ok_and(|free| free >= unmoved)
     }
 }
 
@@ -155,7 +163,7 @@ impl Sqlite {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        std::fs::create_dir_all(&dir).map_err(io)?;
+        room::create(&dir).map_err(io)?;
         let lock_path = dir.join("leveret.lock");
         let lock = match room::lock(&lock_path).map_err(io)? {
             Ok(lock) => lock,
@@ -186,6 +194,7 @@ impl Sqlite {
             dir,
             options,
             nudge: Notify::new(),
+            unmoved: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             doomed: Mutex::default(),
         });

@@ -75,7 +75,10 @@ impl Arguments {
         if let Some(kind) = text("x-queue-type")?
             && !matches!(kind.as_str(), "classic" | "quorum")
         {
-            return Err(("x-queue-type".into(), format!("\"unsupported queue type '{kind}'\"")));
+            return Err((
+                "x-queue-type".into(),
+                format!("\"unsupported queue type '{kind}'\""),
+            ));
         }
         let out = Self {
             message_ttl_ms: number("x-message-ttl", 0)?,
@@ -93,10 +96,13 @@ impl Arguments {
                 "routing_key_but_no_dlx_defined".into(),
             ));
         }
-        let asked = table.0.iter().any(|(key, _)| {
-            key.starts_with(b"x-retry-") || key.starts_with(b"x-lease-")
-        });
-        let rules = (work || asked).then(|| Self::work(table, &number)).transpose()?;
+        let asked = table
+            .0
+            .iter()
+            .any(|(key, _)| key.starts_with(b"x-retry-") || key.starts_with(b"x-lease-"));
+        let rules = (work || asked)
+            .then(|| Self::work(table, &number))
+            .transpose()?;
         Ok(Self { work: rules, ..out })
     }
 

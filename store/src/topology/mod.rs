@@ -40,7 +40,12 @@ pub struct Vhost {
 
 impl Vhost {
     /// Queues that a message to `exchange` reaches; `None` when there is no such exchange.
-    pub fn route(&self, exchange: &str, key: &[u8], headers: Option<&Table>) -> Option<Vec<QueueId>> {
+    pub fn route(
+        &self,
+        exchange: &str,
+        key: &[u8],
+        headers: Option<&Table>,
+    ) -> Option<Vec<QueueId>> {
         if exchange.is_empty() {
             let name = std::str::from_utf8(key).unwrap_or("");
             return Some(self.queues.get(name).copied().into_iter().collect());
@@ -127,12 +132,19 @@ pub fn topic(pattern: &[u8], key: &[u8]) -> bool {
 }
 
 fn words(text: &[u8]) -> Vec<&[u8]> {
-    if text.is_empty() { Vec::new() } else { text.split(|&byte| byte == b'.').collect() }
+    if text.is_empty() {
+        Vec::new()
+    } else {
+        text.split(|&byte| byte == b'.').collect()
+    }
 }
 
 /// RabbitMQ's x-match: all (default), any, all-with-x, any-with-x; a void value asks for presence.
 fn headers_match(arguments: &Table, headers: Option<&Table>) -> bool {
-    let mode = arguments.find("x-match").and_then(Value::as_text).unwrap_or("all");
+    let mode = arguments
+        .find("x-match")
+        .and_then(Value::as_text)
+        .unwrap_or("all");
     let with_x = mode.ends_with("-with-x");
     let mut wanted = arguments
         .0
@@ -140,11 +152,19 @@ fn headers_match(arguments: &Table, headers: Option<&Table>) -> bool {
         .filter(|(key, _)| key != b"x-match" && (with_x || !key.starts_with(b"x-")));
     let holds = |(key, value): &(Vec<u8>, Value)| {
         let found = headers.and_then(|table| {
-            table.0.iter().find(|(name, _)| name == key).map(|(_, found)| found)
+            table
+                .0
+                .iter()
+                .find(|(name, _)| name == key)
+                .map(|(_, found)| found)
         });
         found.is_some_and(|found| matches!(value, Value::Void) || equal(value, found))
     };
-    if mode.starts_with("any") { wanted.any(holds) } else { wanted.all(holds) }
+    if mode.starts_with("any") {
+        wanted.any(holds)
+    } else {
+        wanted.all(holds)
+    }
 }
 
 /// Integers are equal by value, whatever their width.
@@ -173,7 +193,11 @@ mod tests {
             ("a.#.#.d", "a.d", true),
             ("a.b", "a.b.c", false),
         ] {
-            assert_eq!(topic(pattern.as_bytes(), key.as_bytes()), expected, "{pattern} {key}");
+            assert_eq!(
+                topic(pattern.as_bytes(), key.as_bytes()),
+                expected,
+                "{pattern} {key}"
+            );
         }
     }
 }

@@ -338,6 +338,52 @@ async fn a_full_store_says_so_and_goes_on_when_there_is_room() {
     engine.close().await;
 }
 
+/// On a real file system without room. `FULL_DISK` names an empty directory on a small one, such as
+/// `mount -t tmpfs -o size=40m none DIR` makes.
+#[tokio::test]
+#[ignore = "needs FULL_DISK"]
+async fn a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir_in(std::env::var("FULL_DISK").unwrap()).unwrap();
+    let options = Options {
+        ballast_bytes: 4 << 20,
+        ..small()
+    };
+    let engine = open(&dir, options).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let (mut stored, mut first) = (Vec::new(), 1);
+    for round in 1..=5 {
+        let mut next = first;
+        let refused = loop {
+            match commit(&engine, blob(next, 256 << 10)).await {
+                Ok(_) => stored.push(next),
+                Err(error) => break error,
+            }
+            next += 1;
+        };
+        assert!(
+            matches!(refused, CommitError::Full(_)),
+            "{round}: {refused:?}"
+        );
+        assert_eq!(engine.committed_number().await.unwrap(), next - 1);
+        // Acks still pass, and make room for more.
+        let drops: Vec<_> = stored.drain(..stored.len() / 2).map(SegmentId).collect();
+        let batch = Batch {
+            number: next,
+            dropped_segments: drops,
+            ..Batch::default()
+        };
+        commit(&engine, batch).await.unwrap();
+        engine.maintain().await.unwrap();
+        first = next + 1;
+    }
+    engine.close().await;
+    let engine = open(&dir, small()).await;
+    let image = engine.load().await.unwrap();
+    let ids: Vec<_> = image.segments.iter().map(|row| row.id.0).collect();
+    assert_eq!(ids, stored);
+    engine.close().await;
+}
+
 #[tokio::test]
 async fn an_outsiders_lock_is_not_done_and_may_be_tried_again() {
     let dir = tempfile::tempdir().unwrap();

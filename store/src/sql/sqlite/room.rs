@@ -11,6 +11,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
+/// Creates the directory where it is missing, and makes it known to the disk: SQLite syncs only
+/// what is inside.
+pub(super) fn create(dir: &Path) -> io::Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
 /// Takes the directory's lock, or names the process that has it. The lock ends with the file handle.
 pub(super) fn lock(path: &Path) -> io::Result<Result<File, String>> {
     let mut file = File::options()
@@ -55,7 +66,7 @@ impl Ballast {
         if self.bytes == 0 || self.path.exists() {
             return Ok(());
         }
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
         if free_bytes(dir)? < self.bytes.saturating_mul(4) {
             return Ok(());
         }

@@ -23,6 +23,7 @@ statements! {
     CHECKPOINT_TRUNCATE = "checkpoint.truncate",
     ENGINE_CHECK = "engine.check",
     ENGINE_CLOSE = "engine.close",
+    ENGINE_FREE_PAGES = "engine.free_pages",
     ENGINE_LAST_IDS = "engine.last_ids",
     ENGINE_MARK_QUEUE = "engine.mark_queue",
     ENGINE_MARK_SEGMENT = "engine.mark_segment",

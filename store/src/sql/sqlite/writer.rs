@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::apply::{self, Fault, Place, Texts};
 use super::script::Script;
-use super::{Role, Shared, connect, room, statement};
-use crate::log::batch::{Batch, Committed, DefinitionChange};
+use super::{Role, Shared, connect, room, statement, wal_path};
+use crate::log::batch::{Batch, Committed, DefinitionChange, JobChange};
 use crate::model::*;
 use crate::sql::{BackendError, CommitError, Retired};
 
@@ -152,6 +152,9 @@ impl State {
         if self.since_restart >= self.shared.options.wal_bytes_max {
             self.restart().await;
         }
+        if adds_content(batch) {
+            self.expect_room(batch).await?;
+        }
         let mark = self.place.segment_mark;
         let fault = match self.try_commit(batch, sync).await {
             Ok(committed) => {
@@ -162,7 +165,7 @@ impl State {
         };
         self.place.segment_mark = mark;
         let was_open = self.abandon(matches!(fault, Fault::Fence(_))).await;
-        let error = self.judge(fault, was_open);
+        let error = judge(fault, was_open, || self.no_room());
         if let CommitError::Full(_) = error {
             self.make_room().await;
         }
@@ -208,6 +211,7 @@ impl State {
 
     fn grew(&mut self, bytes: u64) {
         self.since_restart += bytes;
+        self.shared.unmoved.fetch_add(bytes, Ordering::AcqRel);
         self.since_nudge += bytes;
         if self.since_nudge >= self.shared.options.checkpoint_bytes {
             self.since_nudge = 0;
@@ -215,38 +219,59 @@ impl State {
         }
     }
 
-    /// The three-valued answer. `was_open` says that a rollback found the transaction open, so that
-    /// it cannot have been committed; after an I/O error even then it may be in the log, whole.
-    fn judge(&self, fault: Fault, was_open: bool) -> CommitError {
-        let (error, ending) = match fault {
-            Fault::Fence(text) => return CommitError::NotDone(text),
-            Fault::Sql(error) => (error, false),
-            Fault::Ending(error) => (error, true),
-        };
-        let text = error.to_string();
-        let code = sqlite_code(&error).unwrap_or(0);
-        match code & 0xff {
-            FULL => CommitError::Full(text),
-            // The write failed for want of room, so the commit record cannot be whole.
-            IOERR if NO_ROOM.contains(&code) && self.no_room() => CommitError::Full(text),
-            IOERR if ending => CommitError::Unknown(text),
-            BUSY | LOCKED => CommitError::NotDone(text),
-            _ if ending && !was_open => CommitError::Unknown(text),
-            _ => CommitError::NotDone(text),
-        }
-    }
-
     fn no_room(&self) -> bool {
-        room::free_bytes(&self.shared.dir).is_ok_and(|free| free < NO_ROOM_BYTES)
+        self.free_bytes() < NO_ROOM_BYTES
     }
 
-    /// Lets go of the reserve, and of log that is in the database already, so that the batches
-    /// which free space can be stored.
+    /// Lets go of the reserve, so that the batches which free space can be stored.
     async fn make_room(&mut self) {
         if self.shared.ballast.release() {
             tracing::warn!("no room for a commit: the ballast file was released");
         }
-        self.restart().await;
+        if self.shared.may_checkpoint() {
+            self.restart().await;
+        }
+    }
+
+    /// Refuses what would leave too little room to move the log into the database: a disk that is
+    /// full with log cannot be emptied by deletes. Looks closer only where room is scarce.
+    async fn expect_room(&mut self, batch: &Batch) -> Result<(), CommitError> {
+        if self.free_bytes() >= self.shared.options.wal_bytes_max {
+            return Ok(());
+        }
+        let page = u64::from(self.shared.options.page_bytes);
+        let bytes = log_bytes(batch, page) + NO_ROOM_BYTES;
+        if self.missing(bytes).await == 0 {
+            return Ok(());
+        }
+        if self.shared.may_checkpoint() {
+            self.restart().await;
+        }
+        match self.missing(bytes).await {
+            0 => Ok(()),
+            missing => Err(CommitError::Full(format!(
+                "{missing} bytes are missing on the disk"
+            ))),
+        }
+    }
+
+    /// Bytes that the disk lacks for `bytes` more in the log and then in the database. Room inside
+    /// both files counts.
+    async fn missing(&mut self, bytes: u64) -> u64 {
+        let page = u64::from(self.shared.options.page_bytes);
+        let unused = match self.connection().await {
+            Ok(conn) => free_pages(conn).await.unwrap_or(0) * page,
+            Err(_) => 0,
+        };
+        let log = std::fs::metadata(wal_path(&self.shared.path)).map_or(0, |file| file.len());
+        let log_growth = (self.since_restart + bytes).saturating_sub(log);
+        let unmoved = self.shared.unmoved.load(Ordering::Acquire);
+        let growth = (unmoved + bytes).saturating_sub(unused);
+        (log_growth + growth).saturating_sub(self.free_bytes())
+    }
+
+    fn free_bytes(&self) -> u64 {
+        room::free_bytes(&self.shared.dir).unwrap_or(u64::MAX)
     }
 
     /// Opens the connection again when the one before had to be given up.
@@ -349,6 +374,9 @@ impl State {
             }
         };
         let options = &self.shared.options;
+        if !busy {
+            self.shared.unmoved.store(0, Ordering::Release);
+        }
         // When it did not work, the next try comes one checkpoint later.
         self.since_restart = if busy {
             options
@@ -371,6 +399,27 @@ impl State {
             tracing::warn!("the database was not closed cleanly; the next start will check it");
         }
         self.shared.closing.store(true, Ordering::Release);
+    }
+}
+
+/// The three-valued answer. `was_open` says that a rollback found the transaction open, so that
+/// it cannot have been committed; after an I/O error even then it may be in the log, whole.
+fn judge(fault: Fault, was_open: bool, no_room: impl Fn() -> bool) -> CommitError {
+    let (error, ending) = match fault {
+        Fault::Fence(text) => return CommitError::NotDone(text),
+        Fault::Sql(error) => (error, false),
+        Fault::Ending(error) => (error, true),
+    };
+    let text = error.to_string();
+    let code = sqlite_code(&error).unwrap_or(0);
+    match code & 0xff {
+        FULL => CommitError::Full(text),
+        // The write failed for want of room, so the commit record cannot be whole.
+        IOERR if NO_ROOM.contains(&code) && no_room() => CommitError::Full(text),
+        IOERR if ending => CommitError::Unknown(text),
+        BUSY | LOCKED => CommitError::NotDone(text),
+        _ if ending && !was_open => CommitError::Unknown(text),
+        _ => CommitError::NotDone(text),
     }
 }
 
@@ -432,6 +481,19 @@ async fn retire_rows(conn: &mut SqliteConnection, due: Due) -> Result<Retired, s
     Ok(retired)
 }
 
+async fn free_pages(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let row = sqlx::query(statement::ENGINE_FREE_PAGES)
+        .fetch_one(conn)
+        .await?;
+    Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
+}
+
+/// False for the batches that make room, or settle something, whatever little they need for it.
+fn adds_content(batch: &Batch) -> bool {
+    let submits = |change: &JobChange| matches!(change, JobChange::Submit { .. });
+    !batch.segments.is_empty() || !batch.waiting.is_empty() || batch.jobs.iter().any(submits)
+}
+
 /// About what a batch adds to the log, in whole pages: it only has to be near enough to clock
 /// checkpoints by.
 fn log_bytes(batch: &Batch, page: u64) -> u64 {
@@ -470,3 +532,89 @@ const NO_ROOM: [i32; 2] = [
     libsqlite3_sys::SQLITE_IOERR_WRITE,
     libsqlite3_sys::SQLITE_IOERR_SHMSIZE,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::error::Error;
+    use std::fmt;
+
+    use libsqlite3_sys::{SQLITE_CONSTRAINT, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE};
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// An error as the driver gives it.
+    #[derive(Debug)]
+    struct Code(i32);
+
+    impl fmt::Display for Code {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "code {}", self.0)
+        }
+    }
+
+    impl Error for Code {}
+
+    impl DatabaseError for Code {
+        fn message(&self) -> &str {
+            "planned"
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.to_string().into())
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// `F`ull, `N`ot done or `U`nknown, for a fault before `commit` and for one that may be after,
+    /// each with the transaction found closed and found open.
+    fn judged(code: i32, no_room: bool) -> String {
+        let fault = |ending| {
+            let error = sqlx::Error::Database(Box::new(Code(code)));
+            if ending {
+                Fault::Ending(error)
+            } else {
+                Fault::Sql(error)
+            }
+        };
+        let cases = [(false, false), (false, true), (true, false), (true, true)];
+        let letter = |(ending, was_open)| match judge(fault(ending), was_open, || no_room) {
+            CommitError::Full(_) => 'F',
+            CommitError::NotDone(_) => 'N',
+            CommitError::Unknown(_) => 'U',
+        };
+        cases.into_iter().map(letter).collect()
+    }
+
+    #[test]
+    fn a_failed_commit_is_unknown_unless_it_cannot_be_stored() {
+        for (code, no_room, expected) in [
+            (FULL, false, "FFFF"),
+            (BUSY, false, "NNNN"),
+            (LOCKED | 1 << 8, false, "NNNN"),
+            (SQLITE_CONSTRAINT, false, "NNUN"),
+            (SQLITE_IOERR_FSYNC, false, "NNUU"),
+            (SQLITE_IOERR_FSYNC, true, "NNUU"),
+            (SQLITE_IOERR_WRITE, false, "NNUU"),
+            (SQLITE_IOERR_WRITE, true, "FFFF"),
+        ] {
+            assert_eq!(judged(code, no_room), expected, "{code}");
+        }
+        let crashed = |fault: Fault| judge(fault, false, || false);
+        let before = crashed(Fault::Sql(sqlx::Error::WorkerCrashed));
+        assert!(matches!(before, CommitError::NotDone(_)));
+        let ending = crashed(Fault::Ending(sqlx::Error::WorkerCrashed));
+        assert!(matches!(ending, CommitError::Unknown(_)));
+    }
+}
