@@ -49,12 +49,19 @@ impl Janitor {
 pub async fn run_once(store: &Store) -> Result<()> {
     let failed = |error: store::sql::BackendError| store::Error::Io(error.to_string());
     let now = store.now();
-    for job in store.backend().overdue_jobs(now, STEP).await.map_err(failed)? {
+    for job in store
+        .backend()
+        .overdue_jobs(now, STEP)
+        .await
+        .map_err(failed)?
+    {
         let (state, error) = verdict(&job);
         store.finish_job(job.id, state, Some(error), None).await?;
     }
     let fires_before = now - FIRES_KEPT_MICROS;
-    let retired = store.backend().retire(now, TOMBSTONE_MS, fires_before, STEP);
+    let retired = store
+        .backend()
+        .retire(now, TOMBSTONE_MS, fires_before, STEP);
     retired.await.map_err(failed)?;
     Ok(())
 }
@@ -83,17 +90,29 @@ async fn run(store: Store, mut stopped: watch::Receiver<bool>) {
 /// How a job ends at its deadline: it never began, it was between tries, or nobody answered.
 fn verdict(job: &Job) -> (JobState, JobError) {
     let (state, code, detail) = match job.state {
-        JobState::Queued | JobState::Succeeded | JobState::Cancelled | JobState::Expired => {
-            (JobState::Expired, "deadline-exceeded", "no worker took the call before its deadline")
-        }
-        JobState::Retrying => {
-            (JobState::Failed, "deadline-exceeded", "the deadline passed before the next attempt")
-        }
-        JobState::Running | JobState::Failed => {
-            (JobState::Failed, "no-reply", "a worker took the call and sent no reply in time")
-        }
+        JobState::Queued | JobState::Succeeded | JobState::Cancelled | JobState::Expired => (
+            JobState::Expired,
+            "deadline-exceeded",
+            "no worker took the call before its deadline",
+        ),
+        JobState::Retrying => (
+            JobState::Failed,
+            "deadline-exceeded",
+            "the deadline passed before the next attempt",
+        ),
+        JobState::Running | JobState::Failed => (
+            JobState::Failed,
+            "no-reply",
+            "a worker took the call and sent no reply in time",
+        ),
     };
-    (state, JobError { code: code.into(), detail: detail.into() })
+    (
+        state,
+        JobError {
+            code: code.into(),
+            detail: detail.into(),
+        },
+    )
 }
 
 #[cfg(test)]
@@ -128,13 +147,18 @@ mod tests {
             error: None,
             result: None,
         };
-        store.submit_call(job, None, "fib", vec![0, 0], b"{}".to_vec()).await.unwrap();
+        store
+            .submit_call(job, None, "fib", vec![0, 0], b"{}".to_vec())
+            .await
+            .unwrap();
         id
     }
 
     #[tokio::test]
     async fn only_jobs_past_their_deadline_end() {
-        let store = Store::open(Arc::new(Memory::new()), Options::default()).await.unwrap();
+        let store = Store::open(Arc::new(Memory::new()), Options::default())
+            .await
+            .unwrap();
         store.declare_work_queue("/", "fib").await.unwrap();
         let late = submit(&store, store.now() - 1).await;
         let early = submit(&store, store.now() + 60_000_000).await;

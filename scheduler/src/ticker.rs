@@ -77,7 +77,11 @@ impl Ticker {
         let board = Arc::new(Mutex::new(entries.iter().map(Entry::status).collect()));
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(run(store, entries, board.clone(), stopped));
-        Ok(Self { stop, task: Mutex::new(Some(task)), board })
+        Ok(Self {
+            stop,
+            task: Mutex::new(Some(task)),
+            board,
+        })
     }
 
     /// Returns when the commit under way has ended.
@@ -134,23 +138,35 @@ async fn prepare(store: &Store, schedules: Vec<Schedule>) -> Result<Vec<Entry>> 
     let mut entries = Vec::with_capacity(schedules.len());
     for schedule in schedules {
         if schedule.exchange.is_empty() {
-            store.declare_work_queue(&schedule.vhost, &schedule.routing_key).await?;
+            store
+                .declare_work_queue(&schedule.vhost, &schedule.routing_key)
+                .await?;
         }
-        let row = known.iter().find(|row| {
-            row.name == schedule.name && row.spec_hash == schedule.spec_hash
-        });
+        let row = known
+            .iter()
+            .find(|row| row.name == schedule.name && row.spec_hash == schedule.spec_hash);
         let last = match row {
             Some(row) => row.last_nominal_at,
             None => {
                 let last_nominal_at = store.now();
                 let (name, spec_hash) = (schedule.name.clone(), schedule.spec_hash);
-                store.put_schedule(ScheduleRow { name, spec_hash, last_nominal_at }).await?;
+                store
+                    .put_schedule(ScheduleRow {
+                        name,
+                        spec_hash,
+                        last_nominal_at,
+                    })
+                    .await?;
                 last_nominal_at
             }
         };
         let last_nominal = instant(last);
         let next = schedule.plan.next_after(last_nominal);
-        entries.push(Entry { schedule, last_nominal, next });
+        entries.push(Entry {
+            schedule,
+            last_nominal,
+            next,
+        });
     }
     Ok(entries)
 }
@@ -189,12 +205,17 @@ async fn fire_due(
         }
         let due = entry.schedule.plan.due(entry.last_nominal, now);
         if due.skipped {
-            tracing::warn!(schedule = entry.schedule.name, "ticks were missed and left out");
+            tracing::warn!(
+                schedule = entry.schedule.name,
+                "ticks were missed and left out"
+            );
         }
         for nominals in due.fire.chunks(FIRES_PER_COMMIT) {
             let fires = nominals.iter().map(|nominal| entry.fire(*nominal, now));
             store.fire(fires.collect()).await?;
-            let Some(last) = nominals.last() else { continue };
+            let Some(last) = nominals.last() else {
+                continue;
+            };
             entry.last_nominal = *last;
             count(&entry.schedule.name, nominals.len() as u64, *last, now);
         }
@@ -244,7 +265,9 @@ mod tests {
     use crate::cron::Expression;
 
     async fn open() -> Store {
-        Store::open(Arc::new(Memory::new()), Options::default()).await.unwrap()
+        Store::open(Arc::new(Memory::new()), Options::default())
+            .await
+            .unwrap()
     }
 
     fn schedule(cron: &str, spec_hash: u64) -> Schedule {
@@ -262,20 +285,30 @@ mod tests {
     }
 
     fn ready(store: &Store) -> u64 {
-        store.stats().queues.iter().find(|queue| &*queue.name == "reports").unwrap().ready
+        store
+            .stats()
+            .queues
+            .iter()
+            .find(|queue| &*queue.name == "reports")
+            .unwrap()
+            .ready
     }
 
     #[tokio::test]
     async fn a_nominal_time_fires_once_over_restarts() {
         let store = open().await;
-        let mut entries = prepare(&store, vec![schedule("0 0 * * *", 1)]).await.unwrap();
+        let mut entries = prepare(&store, vec![schedule("0 0 * * *", 1)])
+            .await
+            .unwrap();
         let board = Mutex::new(entries.iter().map(Entry::status).collect());
         let later = entries[0].next.unwrap();
         fire_due(&store, &mut entries, &board, later).await.unwrap();
         fire_due(&store, &mut entries, &board, later).await.unwrap();
         assert_eq!(ready(&store), 1);
         // A second start knows from the ledger what has fired.
-        let mut again = prepare(&store, vec![schedule("0 0 * * *", 1)]).await.unwrap();
+        let mut again = prepare(&store, vec![schedule("0 0 * * *", 1)])
+            .await
+            .unwrap();
         fire_due(&store, &mut again, &board, later).await.unwrap();
         assert_eq!(ready(&store), 1);
         assert!(again[0].next.unwrap() > later);
@@ -285,12 +318,20 @@ mod tests {
     #[tokio::test]
     async fn a_changed_schedule_starts_now() {
         let store = open().await;
-        let old = ScheduleRow { name: "report".into(), spec_hash: 1, last_nominal_at: 0 };
+        let old = ScheduleRow {
+            name: "report".into(),
+            spec_hash: 1,
+            last_nominal_at: 0,
+        };
         store.put_schedule(old).await.unwrap();
         let now = instant(store.now());
-        let kept = prepare(&store, vec![schedule("0 0 * * *", 1)]).await.unwrap();
+        let kept = prepare(&store, vec![schedule("0 0 * * *", 1)])
+            .await
+            .unwrap();
         assert!(kept[0].is_due(now));
-        let changed = prepare(&store, vec![schedule("0 0 * * *", 2)]).await.unwrap();
+        let changed = prepare(&store, vec![schedule("0 0 * * *", 2)])
+            .await
+            .unwrap();
         assert!(!changed[0].is_due(now));
     }
 }
