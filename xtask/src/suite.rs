@@ -1,0 +1,163 @@
+//! `cargo xtask test`: everything that can be tested, on one release binary.
+//!
+//! Keeps: a step that cannot run counts as failed; the last line is the count.
+//! Never: leaves something out without saying so.
+//! In: `main`; `.ci/run` and the README name it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::server::Server;
+use crate::step::Steps;
+use crate::{bench, ci, install, process};
+
+/// What to test.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only these parts, in their usual order (everything by default).
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// How often the crash test kills the server.
+    #[arg(long, default_value_t = 50)]
+    crash_cycles: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What the machine must have.
+    Install,
+    /// Lints, unit tests, documentation, house rules.
+    Ci,
+    /// AMQP conversations, on RabbitMQ and on the binary.
+    Conversation,
+    /// Client libraries in five languages, and the examples.
+    Clients,
+    /// Load, kill -9, restart, check.
+    Crash,
+    /// Metrics, dashboard and alerts with Prometheus.
+    Monitoring,
+}
+
+const LANGUAGES: [&str; 5] = ["python", "node", "go", "java", "rust"];
+
+/// Runs them.
+///
+/// # Errors
+/// Only for faults of this program; a failed step ends it with code 1 after the count.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    for part in Part::value_variants().iter().filter(|part| !wanted(**part)) {
+        let name = part
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned());
+        println!("left out by --only: {}", name.unwrap_or_default());
+    }
+    let mut steps = Steps::new(false);
+    if wanted(Part::Install) {
+        steps.run("install", install::run)?;
+    }
+    if wanted(Part::Ci) {
+        ci::add(&mut steps)?;
+    }
+    let wants_binary = [
+        Part::Conversation,
+        Part::Clients,
+        Part::Crash,
+        Part::Monitoring,
+    ];
+    let built =
+        !wants_binary.into_iter().any(wanted) || steps.run("release build", bench::build)?;
+    let binary = bench::binary();
+    let mut program = |part, name: &str, test: &str, variables: &[(&str, String)]| -> Result<()> {
+        match (wanted(part), built) {
+            (true, true) => drop(steps.run(name, || test_program(test, &binary, variables))?),
+            (true, false) => steps.miss(name, NO_BINARY),
+            (false, _) => {}
+        }
+        Ok(())
+    };
+    program(Part::Conversation, "conversations", "conversation", &[])?;
+    let cycles = [("CRASH_CYCLES", options.crash_cycles.to_string())];
+    program(Part::Crash, "crash test", "crash", &cycles)?;
+    program(Part::Monitoring, "monitoring", "monitoring", &[])?;
+    if wanted(Part::Clients) {
+        clients(&mut steps, built.then_some(binary))?;
+    }
+    steps.close()
+}
+
+/// One test program of `tests/`. The selection of packages is that of the unit tests, so that the
+/// dependencies are built once.
+fn test_program(test: &str, binary: &Path, variables: &[(&str, String)]) -> Result<()> {
+    let mut cargo = process::command(
+        "cargo",
+        &["test", "--workspace", "--locked", "--test", test],
+    );
+    cargo.args(["--", "--nocapture"]).env("LEVERET_BIN", binary);
+    for (name, value) in variables {
+        cargo.env(name, value);
+    }
+    process::run(&mut cargo, PROGRAM_MAX)
+}
+
+/// Each language's clients and examples, all on one server.
+fn clients(steps: &mut Steps, binary: Option<PathBuf>) -> Result<()> {
+    let mut server = None;
+    let mut reason = NO_BINARY;
+    if let Some(binary) = &binary {
+        steps.run("a server for the clients", || {
+            server = Some(Server::start(binary)?);
+            Ok(())
+        })?;
+        reason = "there is no server";
+    }
+    for language in LANGUAGES {
+        for (what, script) in SCRIPTS {
+            let name = format!("{what} in {language}");
+            match (&server, &binary) {
+                (Some(server), Some(binary)) => {
+                    steps.run(&name, || script_on(server, binary, script, language))?;
+                }
+                _ => steps.miss(&name, reason),
+            }
+        }
+    }
+    let name = "the server stops well";
+    match server {
+        Some(server) => drop(steps.run(name, || server.stop())?),
+        None => steps.miss(name, reason),
+    }
+    Ok(())
+}
+
+fn script_on(server: &Server, binary: &Path, script: &str, language: &str) -> Result<()> {
+    let mut command: Command = process::command(script, &[language]);
+    command
+        .env("AMQP_URL", format!("amqp://guest:guest@{}/", server.amqp))
+        .env("HTTP_URL", format!("http://{}", server.http))
+        .env("LEVERET", binary)
+        // The Rust clients are workspaces of their own that share their dependencies.
+        .env("CARGO_TARGET_DIR", shared_target());
+    process::run(&mut command, PROGRAM_MAX).or_else(|error| {
+        bail!("{error:#}; the server's last words:\n{}", server.log_end());
+    })
+}
+
+fn shared_target() -> PathBuf {
+    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target
+        .unwrap_or_else(|| crate::root().join("target"))
+        .join("clients")
+}
+
+const SCRIPTS: [(&str, &str); 2] = [
+    ("clients", "tests/clients/run.sh"),
+    ("examples", "tests/clients/examples.py"),
+];
+const NO_BINARY: &str = "the release build failed";
+const PROGRAM_MAX: Duration = Duration::from_secs(1800);
