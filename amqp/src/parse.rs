@@ -381,7 +381,11 @@ fn bodies(input: &[u8], channel: &[u8], mut left: u64, limit: usize) -> Option<(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed test")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed test; any instant"
+)]
 mod tests {
     use std::time::{Duration, Instant};
 
