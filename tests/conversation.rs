@@ -2,7 +2,8 @@
 //!
 //! Keeps: one list of files for all servers.
 //! Never: stops at the first file that fails.
-//! `TEST_CONVERSATION=part/of/a/path` plays only the files that contain it.
+//! `TEST_CONVERSATION=part/of/a/path` plays only the files that contain it; `TEST_RABBITMQ` and
+//! `TEST_LEVERET` name the address of a server that runs already.
 
 use std::env;
 use std::path::Path;
@@ -27,11 +28,20 @@ fn rabbitmq_holds_the_conversations() -> Result<()> {
 
 #[test]
 fn leveret_holds_the_conversations() -> Result<()> {
-    let server = Leveret::start("")?;
     let name = "leveret on SQLite".to_owned();
+    let family = "leveret";
+    if let Ok(address) = env::var("TEST_LEVERET") {
+        let address = address.parse()?;
+        return play(&Tcp {
+            name,
+            family,
+            address,
+        });
+    }
+    let server = Leveret::start("")?;
     play(&Tcp {
         name,
-        family: "leveret",
+        family,
         address: server.amqp,
     })
 }
