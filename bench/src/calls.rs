@@ -53,9 +53,8 @@ pub(crate) fn play(
     result.broker_cpu_us = Some(used.cpu_us / calls.max(1) as f64);
     result.generator_cpu_us = Some(per_message_us(cpu_ns, calls));
     result.written_mib = used.written_bytes.map(mib);
-    result.commits = commits(broker.http)
-        .zip(commits_before)
-        .map(|(after, before)| after - before);
+    let commits = commits(broker.http).zip(commits_before);
+    result.commits_per_s = commits.map(|(after, before)| (after - before) as f64 / seconds);
     result.rss_peak_mib = rss_peak_mib(broker);
     let stored = left(broker, &[QUEUE.to_owned()])?;
     if stored != calls {
@@ -192,6 +191,9 @@ fn parse_answer(bytes: &[u8]) -> Result<Option<(u16, usize)>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -203,6 +205,46 @@ mod tests {
         assert_eq!(parse_answer(whole).unwrap(), Some((202, whole.len())));
         let two = [&whole[..], b"HTTP/1.1 500"].concat();
         assert_eq!(parse_answer(&two).unwrap(), Some((202, whole.len())));
+    }
+
+    /// A server that answers each request on each of `connections` with `answer`.
+    fn serve(connections: usize, answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(connections) {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let mut request = [0; 1_024];
+                    while stream.read(&mut request).is_ok_and(|count| count > 0) {
+                        stream.write_all(answer.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn posted(connections: usize, calls: u64, answer: &'static str) -> Result<Latency> {
+        let address = serve(connections, answer);
+        let mut clients: Vec<Client> = (0..connections)
+            .map(|_| Client::connect(address).unwrap())
+            .collect();
+        post_all(&mut clients, calls)
+    }
+
+    #[test]
+    fn each_call_is_answered_once() {
+        let accepted = "HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(posted(4, 103, accepted).unwrap().count(), 103);
+        assert_eq!(posted(4, 2, accepted).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn another_status_ends_the_run() {
+        let refused = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        let error = posted(2, 10, refused).err().unwrap().to_string();
+        assert!(error.contains("404"), "{error}");
     }
 
     #[test]

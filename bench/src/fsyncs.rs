@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,6 +16,7 @@ const CALLS: [&str; 4] = ["fsync", "fdatasync", "sync_file_range", "syncfs"];
 #[derive(Debug)]
 pub(crate) struct Counter {
     perf: Child,
+    began: Instant,
     output: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -46,17 +48,19 @@ impl Counter {
             .ok()?;
         Some(Self {
             perf,
+            began: Instant::now(),
             output,
             _dir: dir,
         })
     }
 
-    /// Ends the count.
-    pub(crate) fn finish(mut self) -> Option<u64> {
+    /// Ends the count; calls per second since it began.
+    pub(crate) fn finish(mut self) -> Option<f64> {
+        let seconds = self.began.elapsed().as_secs_f64();
         let pid = Pid::from_raw(i32::try_from(self.perf.id()).ok()?)?;
         kill_process(pid, Signal::INT).ok()?;
         self.perf.wait().ok()?;
-        total(&fs::read_to_string(&self.output).ok()?)
+        Some(total(&fs::read_to_string(&self.output).ok()?)? as f64 / seconds)
     }
 }
 

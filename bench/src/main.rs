@@ -95,7 +95,12 @@ struct Options {
     /// Calls of the workload calls-64.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     calls: u64,
-    #[arg(long, default_value = "target/release/leveret", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "LEVERET_BIN",
+        default_value = "target/release/leveret",
+        value_name = "FILE"
+    )]
     leveret_path: PathBuf,
     #[arg(
         long,

@@ -15,7 +15,7 @@ use crate::sequence::Tally;
 pub(crate) struct Measurement {
     pub(crate) workload: String,
     pub(crate) broker: Kind,
-    /// `D0`, `D1` or `D2`: see the benchmark page.
+    /// `D2`: on disk before the confirm; `D0`: may be lost. See the benchmark page.
     pub(crate) durability: &'static str,
     pub(crate) repetition: u32,
     /// Messages consumed; for a fill, confirmed; for calls, accepted.
@@ -30,10 +30,10 @@ pub(crate) struct Measurement {
     /// CPU time of the load generator per message, both sides together, µs.
     pub(crate) generator_cpu_us: Option<f64>,
     pub(crate) rss_peak_mib: Option<f64>,
-    /// fsync-like system calls in the window.
-    pub(crate) fsyncs: Option<u64>,
-    /// Leveret's own count of commits in the window.
-    pub(crate) commits: Option<u64>,
+    /// fsync-like system calls of the broker.
+    pub(crate) fsyncs_per_s: Option<f64>,
+    /// Leveret's own count of commits.
+    pub(crate) commits_per_s: Option<f64>,
     /// Bytes sent to the disk in the window.
     pub(crate) written_mib: Option<f64>,
     pub(crate) tally: Option<Tally>,
@@ -55,7 +55,8 @@ impl Measurement {
         Self {
             workload: workload.to_owned(),
             broker,
-            durability: broker.durability(persistent),
+            // Both fsync before a confirm; RabbitMQ's newer queue types differ, see the page.
+            durability: if persistent { "D2" } else { "D0" },
             repetition: 0,
             messages_per_s: 0.0,
             published_per_s: None,
@@ -64,8 +65,8 @@ impl Measurement {
             broker_cpu_us: None,
             generator_cpu_us: None,
             rss_peak_mib: None,
-            fsyncs: None,
-            commits: None,
+            fsyncs_per_s: None,
+            commits_per_s: None,
             written_mib: None,
             tally: None,
             nacked: 0,

@@ -31,8 +31,8 @@ pub(crate) struct Row {
     pub(crate) generator_cpu_us: Option<f64>,
     /// Highest of all runs.
     pub(crate) rss_peak_mib: Option<f64>,
-    pub(crate) fsyncs: Option<f64>,
-    pub(crate) commits: Option<f64>,
+    pub(crate) fsyncs_per_s: Option<f64>,
+    pub(crate) commits_per_s: Option<f64>,
     pub(crate) written_mib: Option<f64>,
     /// Sums over all runs.
     pub(crate) tally: Tally,
@@ -82,7 +82,7 @@ pub(crate) fn find<'a>(rows: &'a [Row], workload: &str, broker: Kind) -> Option<
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
         "| workload | broker | class | msg/s | min–max | ratio | e2e p50 / p99 / p99.9 ms \
-         | confirm p50 / p99 ms | CPU µs/msg | generator µs/msg | peak RSS MiB | fsyncs | commits \
+         | confirm p50 / p99 ms | CPU µs/msg | generator µs/msg | peak RSS MiB | fsyncs/s | commits/s \
          | MiB written | lost / doubled / reordered |\n\
          |---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
@@ -106,8 +106,8 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             number(row.broker_cpu_us, 2),
             number(row.generator_cpu_us, 2),
             number(row.rss_peak_mib, 0),
-            number(row.fsyncs, 0),
-            number(row.commits, 0),
+            number(row.fsyncs_per_s, 0),
+            number(row.commits_per_s, 0),
             number(row.written_mib, 1),
             outcome(row),
         );
@@ -190,8 +190,8 @@ fn row(runs: &[&Measurement]) -> Row {
         broker_cpu_us: median(&values(|run| run.broker_cpu_us)),
         generator_cpu_us: median(&values(|run| run.generator_cpu_us)),
         rss_peak_mib: values(|run| run.rss_peak_mib).into_iter().reduce(f64::max),
-        fsyncs: median(&values(|run| run.fsyncs.map(|count| count as f64))),
-        commits: median(&values(|run| run.commits.map(|count| count as f64))),
+        fsyncs_per_s: median(&values(|run| run.fsyncs_per_s)),
+        commits_per_s: median(&values(|run| run.commits_per_s)),
         written_mib: median(&values(|run| run.written_mib)),
         tally: sum(counted.iter().filter_map(|run| run.tally)),
         left: counted.iter().map(|run| run.left).sum(),

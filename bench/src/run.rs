@@ -182,8 +182,9 @@ pub(crate) fn drain(
     result.broker_cpu_us = Some(used.cpu_us / consumed as f64);
     result.generator_cpu_us = Some(per_message_us(summary.cpu_ns, consumed));
     result.written_mib = used.written_bytes.map(mib);
-    result.fsyncs = counter.and_then(Counter::finish);
-    result.commits = difference(commits_of(broker), commits_before);
+    result.fsyncs_per_s = counter.and_then(Counter::finish);
+    let commits = difference(commits_of(broker), commits_before);
+    result.commits_per_s = commits.map(|count| count as f64 / began.elapsed().as_secs_f64());
     result.tally = Some(summary.tally.settle(expected));
     result.left = left(broker, &[queue.to_owned()])?;
     result.rss_peak_mib = rss_peak_mib(broker);
@@ -197,8 +198,27 @@ struct Window {
     confirmed: u64,
     consumed: u64,
     used: Usage,
-    fsyncs: Option<u64>,
-    commits: Option<u64>,
+    fsyncs_per_s: Option<f64>,
+    commits_per_s: Option<f64>,
+}
+
+/// The counters of a run at one moment.
+struct Counts {
+    at: Instant,
+    published: u64,
+    confirmed: u64,
+    consumed: u64,
+}
+
+impl Counts {
+    fn of(control: &Control) -> Self {
+        Self {
+            at: Instant::now(),
+            published: control.published(),
+            confirmed: control.confirmed(),
+            consumed: control.consumed(),
+        }
+    }
 }
 
 impl Window {
@@ -208,31 +228,25 @@ impl Window {
         timing: Timing,
         alive: impl Fn() -> bool,
     ) -> Result<Self> {
-        let counts = || {
-            (
-                control.published(),
-                control.confirmed(),
-                control.consumed(),
-                Instant::now(),
-            )
-        };
-        watch(timing.warm_up, &alive)?;
+        // Attached before the warm-up, because its own start costs CPU time.
         let counter = Counter::attach(broker.pid());
-        let (commits_before, usage_before) = (commits_of(broker), Usage::of(broker.pid())?);
+        watch(timing.warm_up, &alive)?;
+        let commits_before = commits_of(broker);
+        let (usage_before, counts_before) = (Usage::of(broker.pid())?, Counts::of(control));
         control.enter(Phase::Measure);
-        let before = counts();
         watch(timing.window, &alive)?;
-        let after = counts();
-        let used = Usage::of(broker.pid())?.since(usage_before);
+        let (counts, usage) = (Counts::of(control), Usage::of(broker.pid())?);
+        control.enter(Phase::Drain);
+        let seconds = counts.at.duration_since(counts_before.at).as_secs_f64();
         let commits = difference(commits_of(broker), commits_before);
         Ok(Self {
-            seconds: after.3.duration_since(before.3).as_secs_f64(),
-            published: after.0 - before.0,
-            confirmed: after.1 - before.1,
-            consumed: after.2 - before.2,
-            used,
-            fsyncs: counter.and_then(Counter::finish),
-            commits,
+            seconds,
+            published: counts.published - counts_before.published,
+            confirmed: counts.confirmed - counts_before.confirmed,
+            consumed: counts.consumed - counts_before.consumed,
+            used: usage.since(usage_before),
+            fsyncs_per_s: counter.and_then(Counter::finish),
+            commits_per_s: commits.map(|count| count as f64 / seconds),
         })
     }
 
@@ -240,8 +254,8 @@ impl Window {
         result.published_per_s = Some(self.published as f64 / self.seconds);
         result.broker_cpu_us = Some(self.used.cpu_us / messages);
         result.written_mib = self.used.written_bytes.map(mib);
-        result.fsyncs = self.fsyncs;
-        result.commits = self.commits;
+        result.fsyncs_per_s = self.fsyncs_per_s;
+        result.commits_per_s = self.commits_per_s;
     }
 }
 

@@ -42,16 +42,6 @@ impl Kind {
             Self::RabbitMq => "RabbitMQ",
         }
     }
-
-    /// What a confirm of a persistent message means: 2 = fsynced before; 1 = given to the
-    /// operating system; 0 = nothing. Classic queues of RabbitMQ 3.10 write, but do not fsync.
-    pub(crate) fn durability(self, persistent: bool) -> &'static str {
-        match (self, persistent) {
-            (_, false) => "D0",
-            (Self::Leveret, true) => "D2",
-            (Self::RabbitMq, true) => "D1",
-        }
-    }
 }
 
 /// Where the programs are and where they may write.
