@@ -1,6 +1,6 @@
 //! Control methods: known or not, their tables guarded, tables to and from `amq-protocol`. Pure.
 
-use amq_protocol::types::{AMQPValue, FieldTable};
+use amq_protocol::types::{AMQPValue, DecimalValue, FieldTable};
 
 use crate::connection::guarded;
 use crate::field::{Table, Value};
@@ -93,7 +93,7 @@ pub fn guard(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
     guarded(payload.get(start..end).ok_or_else(cut)?, cause)
 }
 
-/// For methods that the crate encodes.
+/// For methods that the crate encodes: keys sorted, `L` and `U` as `l` and `s`, else the same.
 pub fn to_field_table(table: &Table) -> FieldTable {
     let mut out = FieldTable::default();
     for (key, value) in &table.0 {
@@ -108,11 +108,25 @@ pub fn to_field_table(table: &Table) -> FieldTable {
 fn to_value(value: &Value) -> AMQPValue {
     match value {
         Value::Bool(v) => AMQPValue::Boolean(*v),
+        Value::I8(v) => AMQPValue::ShortShortInt(*v),
+        Value::U8(v) => AMQPValue::ShortShortUInt(*v),
+        Value::I16(v) | Value::I16Upper(v) => AMQPValue::ShortInt(*v),
+        Value::U16(v) => AMQPValue::ShortUInt(*v),
+        Value::I32(v) => AMQPValue::LongInt(*v),
+        Value::U32(v) => AMQPValue::LongUInt(*v),
+        Value::I64(v) | Value::I64Upper(v) => AMQPValue::LongLongInt(*v),
+        Value::F32(v) => AMQPValue::Float(f32::from_bits(*v)),
+        Value::F64(v) => AMQPValue::Double(f64::from_bits(*v)),
+        Value::Decimal(scale, value) => AMQPValue::DecimalValue(DecimalValue {
+            scale: *scale,
+            value: *value,
+        }),
         Value::LongStr(v) => AMQPValue::LongString(v.clone().into()),
+        Value::Bytes(v) => AMQPValue::ByteArray(v.clone().into()),
+        Value::Array(v) => AMQPValue::FieldArray(v.iter().map(to_value).collect::<Vec<_>>().into()),
+        Value::Timestamp(v) => AMQPValue::Timestamp(*v),
         Value::Table(v) => AMQPValue::FieldTable(to_field_table(v)),
-        other => other
-            .as_i64()
-            .map_or(AMQPValue::Void, AMQPValue::LongLongInt),
+        Value::Void => AMQPValue::Void,
     }
 }
 
@@ -156,13 +170,17 @@ fn from_value(value: &AMQPValue) -> Value {
     reason = "a failed test; any instant"
 )]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Instant;
 
     use amq_protocol::frame::WriteContext;
     use amq_protocol::protocol::{AMQPClass, basic, exchange, gen_class, queue};
+    use amq_protocol::types::generation::gen_field_table;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::connection::testing::{codes, frame, new, run, start_ok};
+    use crate::field::tests::tables;
 
     #[test]
     fn deep_tables_never_reach_the_decoder() {
@@ -179,6 +197,32 @@ mod tests {
             run(&mut machine, b"AMQP\0\0\x09\x01");
             let (events, _) = run(&mut machine, &wire);
             assert_eq!(codes(&events), [502]);
+        }
+    }
+
+    /// As the decoder's own types keep it: keys once and sorted, `L` and `U` as `l` and `s`.
+    fn plain(value: Value) -> Value {
+        match value {
+            Value::I16Upper(v) => Value::I16(v),
+            Value::I64Upper(v) => Value::I64(v),
+            Value::Array(values) => Value::Array(values.into_iter().map(plain).collect()),
+            Value::Table(Table(entries)) => {
+                let sorted: BTreeMap<_, _> =
+                    entries.into_iter().map(|(k, v)| (k, plain(v))).collect();
+                Value::Table(Table(sorted.into_iter().collect()))
+            }
+            other => other,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tables_of_both_kinds_say_the_same(table in tables()) {
+            let theirs = to_field_table(&table);
+            let Value::Table(table) = plain(Value::Table(table)) else { unreachable!() };
+            prop_assert_eq!(&from_field_table(&theirs), &table);
+            let wire = gen_field_table(&theirs)(WriteContext::from(Vec::new()));
+            prop_assert_eq!(&wire.unwrap().into_inner().0[4..], table.encode());
         }
     }
 

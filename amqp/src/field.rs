@@ -17,6 +17,8 @@ pub enum Value {
     I8(i8),
     U8(u8),
     I16(i16),
+    /// `U`, the specification's letter for `s`; kept apart.
+    I16Upper(i16),
     U16(u16),
     I32(i32),
     U32(u32),
@@ -28,7 +30,7 @@ pub enum Value {
     Decimal(u8, u32),
     LongStr(Vec<u8>),
     Bytes(Vec<u8>),
-    Array(Vec<Value>),
+    Array(Vec<Self>),
     Timestamp(u64),
     Table(Table),
     Void,
@@ -44,7 +46,7 @@ impl Value {
         match self {
             Self::I8(v) => Some(i64::from(*v)),
             Self::U8(v) => Some(i64::from(*v)),
-            Self::I16(v) => Some(i64::from(*v)),
+            Self::I16(v) | Self::I16Upper(v) => Some(i64::from(*v)),
             Self::U16(v) => Some(i64::from(*v)),
             Self::I32(v) => Some(i64::from(*v)),
             Self::U32(v) => Some(i64::from(*v)),
@@ -70,6 +72,7 @@ impl Value {
             Self::I8(v) => put(b'b', &v.to_be_bytes()),
             Self::U8(v) => put(b'B', &[*v]),
             Self::I16(v) => put(b's', &v.to_be_bytes()),
+            Self::I16Upper(v) => put(b'U', &v.to_be_bytes()),
             Self::U16(v) => put(b'u', &v.to_be_bytes()),
             Self::I32(v) => put(b'I', &v.to_be_bytes()),
             Self::U32(v) => put(b'i', &v.to_be_bytes()),
@@ -239,7 +242,8 @@ fn value(at: &mut &[u8], depth: usize, left: &mut usize) -> Result<Value, Malfor
         b't' => Value::Bool(word::<1>(at)?[0] != 0),
         b'b' => Value::I8(i8::from_be_bytes(word(at)?)),
         b'B' => Value::U8(word::<1>(at)?[0]),
-        b's' | b'U' => Value::I16(i16::from_be_bytes(word(at)?)),
+        b's' => Value::I16(i16::from_be_bytes(word(at)?)),
+        b'U' => Value::I16Upper(i16::from_be_bytes(word(at)?)),
         b'u' => Value::U16(u16::from_be_bytes(word(at)?)),
         b'I' => Value::I32(i32::from_be_bytes(word(at)?)),
         b'i' => Value::U32(u32::from_be_bytes(word(at)?)),
@@ -272,8 +276,87 @@ fn value(at: &mut &[u8], depth: usize, left: &mut usize) -> Result<Value, Malfor
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any table of a few levels, with any letters.
+    pub(crate) fn tables() -> impl Strategy<Value = Table> {
+        let bytes = || vec(any::<u8>(), 0..9);
+        let key = || "[a-z]{0,3}".prop_map(String::into_bytes);
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::Bool),
+            any::<i8>().prop_map(Value::I8),
+            any::<u8>().prop_map(Value::U8),
+            any::<i16>().prop_map(Value::I16),
+            any::<i16>().prop_map(Value::I16Upper),
+            any::<u16>().prop_map(Value::U16),
+            any::<i32>().prop_map(Value::I32),
+            any::<u32>().prop_map(Value::U32),
+            any::<i64>().prop_map(Value::I64),
+            any::<i64>().prop_map(Value::I64Upper),
+            any::<u32>().prop_map(Value::F32),
+            any::<u64>().prop_map(Value::F64),
+            any::<(u8, u32)>().prop_map(|(scale, v)| Value::Decimal(scale, v)),
+            bytes().prop_map(Value::LongStr),
+            bytes().prop_map(Value::Bytes),
+            any::<u64>().prop_map(Value::Timestamp),
+            Just(Value::Void),
+        ];
+        let value = leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::Array),
+                vec((key(), inner), 0..4).prop_map(|entries| Value::Table(Table(entries))),
+            ]
+        });
+        vec((key(), value), 0..6).prop_map(Table)
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_survives_a_round_trip(table in tables()) {
+            let bytes = table.encode();
+            prop_assert_eq!(check_table(&bytes), Ok(()));
+            let again = Table::parse(&bytes)?;
+            prop_assert_eq!(again.encode(), bytes);
+            prop_assert_eq!(again, table);
+        }
+
+        /// One spoilt byte: what the guard lets through can be decoded, and nothing else.
+        #[test]
+        fn guard_and_decoder_agree(table in tables(), at in any::<usize>(), byte in any::<u8>()) {
+            let mut bytes = table.encode();
+            if !bytes.is_empty() {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            prop_assert_eq!(check_table(&bytes).is_ok(), Table::parse(&bytes).is_ok());
+        }
+    }
+
+    #[test]
+    fn depth_and_number_end_at_their_limits() {
+        let nested = |levels: usize| {
+            let mut table = Table(vec![(b"k".to_vec(), Value::Void)]);
+            for _ in 1..levels {
+                table = Table(vec![(b"k".to_vec(), Value::Table(table))]);
+            }
+            table.encode()
+        };
+        let wide = |count| {
+            let values = std::iter::repeat_n((b"k".to_vec(), Value::Void), count);
+            Table(values.collect()).encode()
+        };
+        for (good, bad) in [
+            (nested(TABLE_DEPTH_MAX), nested(TABLE_DEPTH_MAX + 1)),
+            (wide(TABLE_VALUES_MAX), wide(TABLE_VALUES_MAX + 1)),
+        ] {
+            assert!(check_table(&good).is_ok() && Table::parse(&good).is_ok());
+            assert!(check_table(&bad).is_err() && Table::parse(&bad).is_err());
+        }
+    }
 
     fn sample() -> Table {
         let mut inner = Table::default();
