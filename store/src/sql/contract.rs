@@ -135,6 +135,7 @@ contract! {
     reads_run_beside_commits,
     a_dropped_commit_still_runs,
     a_job_goes_through_its_life,
+    a_result_is_kept_verbatim,
     a_job_finishes_once,
     changes_of_a_final_job_are_ignored,
     job_changes_apply_in_order,

@@ -87,8 +87,8 @@ impl Memory {
         }
     }
 
-    /// Makes the next commit answer `error`; several calls queue up. `stored` says whether the batch
-    /// is stored all the same, which only `Unknown` allows.
+    /// Makes the next commit answer `error`; several calls queue up. `stored` says whether the
+    /// batch is stored all the same, which only `Unknown` allows.
     pub fn fail_next(&self, error: CommitError, stored: bool) {
         assert!(
             !stored || matches!(error, CommitError::Unknown(_)),

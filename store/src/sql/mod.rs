@@ -2,7 +2,8 @@
 //!
 //! Keeps: verbs at batch or object grain; each says whether it is atomic and idempotent.
 //! Never: a rule, except the fences that mirror the state machines (unique keys, final states).
-//! In: `log::writer` and `Store` call a `Backend`; `contract.rs` binds every engine to its promises.
+//! In: `log::writer` and `Store` call a `Backend`; `contract.rs` binds every engine to its
+//! promises.
 
 use std::future::Future;
 use std::pin::Pin;

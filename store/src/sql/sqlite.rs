@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -118,8 +118,8 @@ struct Shared {
     ballast: room::Ballast,
     /// Wakes the checkpointer.
     nudge: Notify,
-    /// Bytes of the log, about, that are not in the database yet.
-    unmoved: AtomicU64,
+    /// One checkpoint at a time: SQLite refuses a second one instead of letting it wait.
+    pass: tokio::sync::Mutex<()>,
     closing: AtomicBool,
     doomed: Mutex<Doomed>,
 }
@@ -136,10 +136,26 @@ impl Shared {
         self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A checkpoint that runs out of room would only eat up the reserve.
-    fn may_checkpoint(&self) -> bool {
-        let unmoved = self.unmoved.load(Ordering::Acquire);
-        room::free_bytes(&self.dir).is_ok_and(|free| free >= unmoved)
+    /// What the files lack on their file system for `log_bytes` more of log and `bytes` more of
+    /// content, and for moving all of the log into the database. 0 when there is room. Pages that
+    /// are free inside the database count as room.
+    async fn missing(
+        &self,
+        conn: &mut SqliteConnection,
+        log_bytes: u64,
+        bytes: u64,
+    ) -> Result<u64, sqlx::Error> {
+        let row = sqlx::query(statement::ENGINE_PAGES).fetch_one(conn).await?;
+        let page = u64::from(self.options.page_bytes);
+        let pages = row.try_get::<i64, _>(0)?.cast_unsigned() * page;
+        let unused = row.try_get::<i64, _>(1)?.cast_unsigned() * page;
+        let growth = (pages + bytes.saturating_sub(unused)).saturating_sub(length(&self.path));
+        let log_growth = log_bytes.saturating_sub(length(&wal_path(&self.path)));
+        Ok((growth + log_growth).saturating_sub(self.free_bytes()))
+    }
+
+    fn free_bytes(&self) -> u64 {
+        room::free_bytes(&self.dir).unwrap_or(u64::MAX)
     }
 }
 
@@ -174,55 +190,46 @@ impl Sqlite {
                 });
             }
         };
-        let sql = |error: sqlx::Error| OpenError::from_sql(path, &error);
-        let mut conn = connect(path, &options, Role::Writer).await.map_err(sql)?;
-        check_engine(&mut conn, path).await?;
-        migration::run(&mut conn, path).await?;
-        check_contents(&mut conn, path, &options).await?;
-        let opened = sqlx::query(statement::ENGINE_OPEN)
-            .fetch_one(&mut conn)
-            .await
-            .map_err(sql)?;
-        let place = apply::Place {
-            run: opened.try_get(0).map_err(sql)?,
-            segment_mark: opened.try_get::<i64, _>(1).map_err(sql)?.cast_unsigned(),
+        let (conn, place, page_bytes) = prepare(path, &options).await?;
+        let options = Options {
+            page_bytes,
+            ..options
         };
-
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             ballast: room::Ballast::new(dir.join("ballast"), options.ballast_bytes),
             dir,
             options,
             nudge: Notify::new(),
-            unmoved: AtomicU64::new(0),
+            pass: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             doomed: Mutex::default(),
         });
         restore_ballast(&shared);
-        let (writer, requests) = mpsc::channel(WRITER_INBOX);
-        let (readers, works) = mpsc::channel::<Work>(READER_INBOX);
-        let works = Arc::new(tokio::sync::Mutex::new(works));
-        let mut tasks = Vec::new();
-        for _ in 0..READERS {
-            let conn = connect(path, &shared.options, Role::Reader)
-                .await
-                .map_err(sql)?;
-            tasks.push(tokio::spawn(reader::run(conn, Arc::clone(&works))));
-        }
-        let checkpointer = connect(path, &shared.options, Role::Checkpointer)
-            .await
-            .map_err(sql)?;
-        tasks.push(tokio::spawn(checkpoint::run(
-            checkpointer,
-            Arc::clone(&shared),
-            writer.downgrade(),
-        )));
-        let task = Writer {
+        let writer = Writer {
             shared: Arc::clone(&shared),
             conn: Some(conn),
             place,
             lock,
         };
+        let started = Self::start(shared, writer).await;
+        started.map_err(|error| OpenError::from_sql(path, &error))
+    }
+
+    /// Opens the other connections and gives each its task.
+    async fn start(shared: Arc<Shared>, task: Writer) -> Result<Self, sqlx::Error> {
+        let connect = |role| connect(&shared.path, &shared.options, role);
+        let (writer, requests) = mpsc::channel(WRITER_INBOX);
+        let (readers, works) = mpsc::channel::<Work>(READER_INBOX);
+        let works = Arc::new(tokio::sync::Mutex::new(works));
+        let mut tasks = Vec::new();
+        for _ in 0..READERS {
+            let conn = connect(Role::Reader).await?;
+            tasks.push(tokio::spawn(reader::run(conn, Arc::clone(&works))));
+        }
+        let conn = connect(Role::Checkpointer).await?;
+        let checkpointer = checkpoint::run(conn, Arc::clone(&shared), writer.downgrade());
+        tasks.push(tokio::spawn(checkpointer));
         tokio::spawn(task.run(requests));
         Ok(Self {
             shared,
@@ -417,7 +424,6 @@ impl Backend for Sqlite {
     }
 
     fn disk_bytes(&self) -> (u64, u64) {
-        let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
         (
             length(&self.shared.path),
             length(&wal_path(&self.shared.path)),
@@ -471,6 +477,32 @@ impl From<sqlx::Error> for BackendError {
     fn from(error: sqlx::Error) -> Self {
         Self(error.to_string())
     }
+}
+
+/// The writer's connection to a database of the present schema, this opening's numbers, and the
+/// size of the database's pages.
+async fn prepare(
+    path: &Path,
+    options: &Options,
+) -> Result<(SqliteConnection, apply::Place, u32), OpenError> {
+    let sql = |error: sqlx::Error| OpenError::from_sql(path, &error);
+    let mut conn = connect(path, options, Role::Writer).await.map_err(sql)?;
+    check_engine(&mut conn, path).await?;
+    migration::run(&mut conn, path).await?;
+    check_contents(&mut conn, path, options).await?;
+    let numbers = async {
+        let page = sqlx::query(statement::ENGINE_PAGE_BYTES);
+        let page = page.fetch_one(&mut conn).await?;
+        let opened = sqlx::query(statement::ENGINE_OPEN);
+        let opened = opened.fetch_one(&mut conn).await?;
+        let place = apply::Place {
+            run: opened.try_get(0)?,
+            segment_mark: opened.try_get::<i64, _>(1)?.cast_unsigned(),
+        };
+        Ok((place, page.try_get(0)?))
+    };
+    let (place, page_bytes) = numbers.await.map_err(sql)?;
+    Ok((conn, place, page_bytes))
 }
 
 async fn connect(
@@ -550,8 +582,7 @@ async fn check_contents(
         .fetch_one(&mut *conn)
         .await
         .map_err(sql)?;
-    let size = std::fs::metadata(path).map_or(0, |file| file.len());
-    if row.try_get(0).map_err(sql)? || size > options.check_bytes_max {
+    if row.try_get(0).map_err(sql)? || length(path) > options.check_bytes_max {
         return Ok(());
     }
     let row = sqlx::query(statement::ENGINE_CHECK)
@@ -569,6 +600,11 @@ fn restore_ballast(shared: &Shared) {
     if let Err(error) = shared.ballast.restore() {
         tracing::debug!(%error, "no ballast file");
     }
+}
+
+/// 0 for a file that is not there.
+fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |file| file.len())
 }
 
 fn wal_path(path: &Path) -> PathBuf {

@@ -5,14 +5,7 @@ use super::*;
 pub(super) async fn a_job_goes_through_its_life(bench: Bench) {
     bench.commit(jobs([submit(1)])).await.unwrap();
     assert_eq!(bench.job(1).await, Some(job(1)));
-    bench
-        .commit(jobs([JobChange::Started {
-            id: id(1),
-            attempt: 1,
-            at: 110,
-        }]))
-        .await
-        .unwrap();
+    bench.commit(jobs([started(1, 1, 110)])).await.unwrap();
     let running = Job {
         state: JobState::Running,
         attempt: 1,
@@ -39,14 +32,7 @@ pub(super) async fn a_job_goes_through_its_life(bench: Bench) {
     };
     assert_eq!(bench.job(1).await, Some(retrying.clone()));
 
-    bench
-        .commit(jobs([JobChange::Started {
-            id: id(1),
-            attempt: 2,
-            at: 151,
-        }]))
-        .await
-        .unwrap();
+    bench.commit(jobs([started(1, 2, 151)])).await.unwrap();
     let running = Job {
         state: JobState::Running,
         attempt: 2,
@@ -58,7 +44,12 @@ pub(super) async fn a_job_goes_through_its_life(bench: Bench) {
         Some(running.clone()),
         "the first start and last error stay"
     );
+    done(bench).await;
+}
 
+pub(super) async fn a_result_is_kept_verbatim(bench: Bench) {
+    let changes = [submit(1), started(1, 1, 110)];
+    bench.commit(jobs(changes)).await.unwrap();
     bench
         .commit(jobs([finish(1, JobState::Succeeded, 160, Some(b"42"))]))
         .await
@@ -70,11 +61,13 @@ pub(super) async fn a_job_goes_through_its_life(bench: Bench) {
     };
     let succeeded = Job {
         state: JobState::Succeeded,
+        attempt: 1,
+        started_at: Some(110),
         completed_at: Some(160),
         expires_at: Some(5_160),
         error: None,
         result: Some(meta),
-        ..running
+        ..job(1)
     };
     assert_eq!(bench.job(1).await, Some(succeeded));
     let result = bench.backend().job_result(id(1)).await.unwrap().unwrap();
@@ -130,11 +123,7 @@ pub(super) async fn changes_of_a_final_job_are_ignored(bench: Bench) {
         detail: String::new(),
     };
     let late = jobs([
-        JobChange::Started {
-            id: id(1),
-            attempt: 3,
-            at: 210,
-        },
+        started(1, 3, 210),
         JobChange::Retrying {
             id: id(1),
             next_attempt_at: 220,
@@ -149,11 +138,7 @@ pub(super) async fn changes_of_a_final_job_are_ignored(bench: Bench) {
 pub(super) async fn job_changes_apply_in_order(bench: Bench) {
     let batch = jobs([
         submit(1),
-        JobChange::Started {
-            id: id(1),
-            attempt: 1,
-            at: 110,
-        },
+        started(1, 1, 110),
         submit(2),
         submit(3),
         finish(1, JobState::Succeeded, 120, Some(b"")),
@@ -268,14 +253,9 @@ pub(super) async fn jobs_are_listed_newest_first(bench: Bench) {
 }
 
 pub(super) async fn jobs_are_counted_by_state(bench: Bench) {
-    let changes = (1..=5).map(submit).chain([
-        finish(1, JobState::Failed, 200, None),
-        JobChange::Started {
-            id: id(2),
-            attempt: 1,
-            at: 150,
-        },
-    ]);
+    let changes = (1..=5)
+        .map(submit)
+        .chain([finish(1, JobState::Failed, 200, None), started(2, 1, 150)]);
     bench.commit(jobs(changes)).await.unwrap();
     let mut counts = bench.backend().job_counts().await.unwrap();
     counts.retain(|(_, count)| *count > 0);
@@ -329,28 +309,9 @@ pub(super) async fn retire_works_in_bounded_steps(bench: Bench) {
             .unwrap()
     };
     assert_eq!(retire(399, 10, 100).await, Retired::default());
-    assert_eq!(
-        retire(5_199, 0, 2).await,
-        Retired {
-            keys: 2,
-            ..Retired::default()
-        }
-    );
-    assert_eq!(
-        retire(5_200, 0, 3).await,
-        Retired {
-            results: 3,
-            keys: 1,
-            ..Retired::default()
-        }
-    );
-    assert_eq!(
-        retire(5_200, 0, 3).await,
-        Retired {
-            results: 1,
-            ..Retired::default()
-        }
-    );
+    assert_eq!(retire(5_199, 0, 2).await, retired(0, 0, 2, 0));
+    assert_eq!(retire(5_200, 0, 3).await, retired(3, 0, 1, 0));
+    assert_eq!(retire(5_200, 0, 3).await, retired(1, 0, 0, 0));
     assert_eq!(retire(5_200, 0, 3).await, Retired::default());
     for n in 1..=5 {
         assert!(bench.backend().job_result(id(n)).await.unwrap().is_none());
@@ -360,28 +321,9 @@ pub(super) async fn retire_works_in_bounded_steps(bench: Bench) {
             "the tombstone stays"
         );
     }
-    assert_eq!(
-        retire(15_199, 30, 3).await,
-        Retired {
-            fires: 2,
-            ..Retired::default()
-        }
-    );
-    assert_eq!(
-        retire(15_200, 1_000, 3).await,
-        Retired {
-            tombstones: 3,
-            fires: 2,
-            ..Retired::default()
-        }
-    );
-    assert_eq!(
-        retire(15_200, 1_000, 3).await,
-        Retired {
-            tombstones: 2,
-            ..Retired::default()
-        }
-    );
+    assert_eq!(retire(15_199, 30, 3).await, retired(0, 0, 0, 2));
+    assert_eq!(retire(15_200, 1_000, 3).await, retired(0, 3, 0, 2));
+    assert_eq!(retire(15_200, 1_000, 3).await, retired(0, 2, 0, 0));
     for n in 1..=5 {
         assert_eq!(bench.job(n).await, None);
     }
@@ -391,14 +333,7 @@ pub(super) async fn retire_works_in_bounded_steps(bench: Bench) {
 
 pub(super) async fn retire_leaves_open_jobs_alone(bench: Bench) {
     bench
-        .commit(jobs([
-            submit(1),
-            JobChange::Started {
-                id: id(1),
-                attempt: 1,
-                at: 1,
-            },
-        ]))
+        .commit(jobs([submit(1), started(1, 1, 1)]))
         .await
         .unwrap();
     let retired = bench
@@ -409,6 +344,20 @@ pub(super) async fn retire_leaves_open_jobs_alone(bench: Bench) {
     assert_eq!(retired, Retired::default());
     assert_eq!(bench.job(1).await.unwrap().state, JobState::Running);
     done(bench).await;
+}
+
+fn started(n: u8, attempt: u32, at: Micros) -> JobChange {
+    let id = id(n);
+    JobChange::Started { id, attempt, at }
+}
+
+fn retired(results: u64, tombstones: u64, keys: u64, fires: u64) -> Retired {
+    Retired {
+        results,
+        tombstones,
+        keys,
+        fires,
+    }
 }
 
 fn key(n: u8, scope: &str, expires_at: Micros) -> KeyClaim {

@@ -51,16 +51,19 @@ async fn shorten(
     let page = u64::from(options.page_bytes);
     for pass in 1..=PASSES {
         let before = ask(conn, statement::CHECKPOINT_MEASURE).await?;
-        let unmoved = (before.pages - before.moved) * page;
-        shared.unmoved.store(unmoved, Ordering::Release);
-        if unmoved < options.checkpoint_bytes || !shared.may_checkpoint() {
+        if (before.pages - before.moved) * page < options.checkpoint_bytes {
             return Ok(());
         }
-        ask(conn, statement::CHECKPOINT_PASSIVE).await?;
+        // Without room for all of it a pass would only eat up what acks and deletes need.
+        if shared.missing(conn, 0, 0).await? > 0 {
+            return Ok(());
+        }
+        {
+            let _alone = shared.pass.lock().await;
+            ask(conn, statement::CHECKPOINT_PASSIVE).await?;
+        }
         let after = ask(conn, statement::CHECKPOINT_MEASURE).await?;
-        let unmoved = (after.pages - after.moved) * page;
-        shared.unmoved.store(unmoved, Ordering::Release);
-        let near = unmoved < options.checkpoint_bytes;
+        let near = (after.pages - after.moved) * page < options.checkpoint_bytes;
         if after.pages * page >= options.restart_bytes && (near || pass == PASSES) {
             let (reply, done) = oneshot::channel();
             if let Some(writer) = writer.upgrade()

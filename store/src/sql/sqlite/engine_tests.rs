@@ -365,6 +365,9 @@ async fn a_full_disk_says_so_and_goes_on_when_there_is_room() {
             "{round}: {refused:?}"
         );
         assert_eq!(engine.committed_number().await.unwrap(), next - 1);
+        if round > 1 {
+            assert!(next > first, "{round}: freed room was not used");
+        }
         // Acks still pass, and make room for more.
         let drops: Vec<_> = stored.drain(..stored.len() / 2).map(SegmentId).collect();
         let batch = Batch {

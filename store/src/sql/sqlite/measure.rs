@@ -1,5 +1,6 @@
 //! Figures for `docs/adr/0001-storage.md`, on demand:
-//! `SHAPE='1 message' cargo test --release -p store measure -- --ignored --nocapture --test-threads 1`.
+//! `cargo test --release -p store measure -- --ignored --nocapture --test-threads 1`, where
+//! `SHAPE='1 message'` picks some of the shapes.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

@@ -22,7 +22,7 @@ pub(super) fn create(dir: &Path) -> io::Result<()> {
     File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
-/// Takes the directory's lock, or names the process that has it. The lock ends with the file handle.
+/// Takes the directory's lock, or names the process that has it. It ends with the file handle.
 pub(super) fn lock(path: &Path) -> io::Result<Result<File, String>> {
     let mut file = File::options()
         .create(true)

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::apply::{self, Fault, Place, Texts};
 use super::script::Script;
-use super::{Role, Shared, connect, room, statement, wal_path};
+use super::{Role, Shared, connect, statement};
 use crate::log::batch::{Batch, Committed, DefinitionChange, JobChange};
 use crate::model::*;
 use crate::sql::{BackendError, CommitError, Retired};
@@ -87,6 +87,8 @@ struct State {
     /// Bytes in the log, about, since the checkpointer was nudged and since the log began again.
     since_nudge: u64,
     since_restart: u64,
+    /// Value of `since_restart` at which commits wait for the log to begin again.
+    restart_at: u64,
 }
 
 impl Writer {
@@ -98,6 +100,7 @@ impl Writer {
             place,
             lock,
         } = self;
+        let restart_at = shared.options.wal_bytes_max;
         let mut state = State {
             shared,
             conn,
@@ -106,6 +109,7 @@ impl Writer {
             syncing: true,
             since_nudge: 0,
             since_restart: 0,
+            restart_at,
         };
         let mut closed = None;
         while let Some(request) = requests.recv().await {
@@ -149,7 +153,7 @@ impl Writer {
 
 impl State {
     async fn commit(&mut self, batch: &Batch, sync: bool) -> Result<Committed, CommitError> {
-        if self.since_restart >= self.shared.options.wal_bytes_max {
+        if self.since_restart >= self.restart_at {
             self.restart().await;
         }
         if adds_content(batch) {
@@ -165,7 +169,7 @@ impl State {
         };
         self.place.segment_mark = mark;
         let was_open = self.abandon(matches!(fault, Fault::Fence(_))).await;
-        let error = judge(fault, was_open, || self.no_room());
+        let error = judge(fault, was_open, || self.shared.free_bytes() < NO_ROOM_BYTES);
         if let CommitError::Full(_) = error {
             self.make_room().await;
         }
@@ -211,7 +215,6 @@ impl State {
 
     fn grew(&mut self, bytes: u64) {
         self.since_restart += bytes;
-        self.shared.unmoved.fetch_add(bytes, Ordering::AcqRel);
         self.since_nudge += bytes;
         if self.since_nudge >= self.shared.options.checkpoint_bytes {
             self.since_nudge = 0;
@@ -219,16 +222,12 @@ impl State {
         }
     }
 
-    fn no_room(&self) -> bool {
-        self.free_bytes() < NO_ROOM_BYTES
-    }
-
     /// Lets go of the reserve, so that the batches which free space can be stored.
     async fn make_room(&mut self) {
         if self.shared.ballast.release() {
             tracing::warn!("no room for a commit: the ballast file was released");
         }
-        if self.shared.may_checkpoint() {
+        if self.missing(0).await == 0 {
             self.restart().await;
         }
     }
@@ -236,7 +235,7 @@ impl State {
     /// Refuses what would leave too little room to move the log into the database: a disk that is
     /// full with log cannot be emptied by deletes. Looks closer only where room is scarce.
     async fn expect_room(&mut self, batch: &Batch) -> Result<(), CommitError> {
-        if self.free_bytes() >= self.shared.options.wal_bytes_max {
+        if self.shared.free_bytes() >= self.shared.options.wal_bytes_max {
             return Ok(());
         }
         let page = u64::from(self.shared.options.page_bytes);
@@ -244,34 +243,30 @@ impl State {
         if self.missing(bytes).await == 0 {
             return Ok(());
         }
-        if self.shared.may_checkpoint() {
+        if self.missing(0).await == 0 {
             self.restart().await;
         }
         match self.missing(bytes).await {
             0 => Ok(()),
-            missing => Err(CommitError::Full(format!(
-                "{missing} bytes are missing on the disk"
-            ))),
+            missing => {
+                let text = format!("{missing} bytes are missing on the disk");
+                Err(CommitError::Full(text))
+            }
         }
     }
 
-    /// Bytes that the disk lacks for `bytes` more in the log and then in the database. Room inside
-    /// both files counts.
+    /// See `Shared::missing`. Where it cannot be found out, the commit will tell.
     async fn missing(&mut self, bytes: u64) -> u64 {
-        let page = u64::from(self.shared.options.page_bytes);
-        let unused = match self.connection().await {
-            Ok(conn) => free_pages(conn).await.unwrap_or(0) * page,
-            Err(_) => 0,
+        let log_bytes = if bytes == 0 {
+            0
+        } else {
+            self.since_restart + bytes
         };
-        let log = std::fs::metadata(wal_path(&self.shared.path)).map_or(0, |file| file.len());
-        let log_growth = (self.since_restart + bytes).saturating_sub(log);
-        let unmoved = self.shared.unmoved.load(Ordering::Acquire);
-        let growth = (unmoved + bytes).saturating_sub(unused);
-        (log_growth + growth).saturating_sub(self.free_bytes())
-    }
-
-    fn free_bytes(&self) -> u64 {
-        room::free_bytes(&self.shared.dir).unwrap_or(u64::MAX)
+        let shared = Arc::clone(&self.shared);
+        match self.connection().await {
+            Ok(conn) => shared.missing(conn, log_bytes, bytes).await.unwrap_or(0),
+            Err(_) => 0,
+        }
     }
 
     /// Opens the connection again when the one before had to be given up.
@@ -360,31 +355,25 @@ impl State {
 
     /// Short when the checkpointer went before. A reader in the way makes it end without effect.
     async fn restart(&mut self) {
+        let shared = Arc::clone(&self.shared);
         let Ok(conn) = self.connection().await else {
             return;
         };
-        let busy = match sqlx::query(statement::CHECKPOINT_RESTART)
+        let _alone = shared.pass.lock().await;
+        let restarted = sqlx::query(statement::CHECKPOINT_RESTART)
             .fetch_one(conn)
             .await
-        {
-            Ok(row) => row.try_get::<i64, _>(0).unwrap_or(1) != 0,
-            Err(error) => {
-                tracing::warn!(%error, "log restart failed");
-                true
+            .and_then(|row| row.try_get::<i64, _>(0));
+        match restarted {
+            Ok(0) => {
+                self.since_restart = 0;
+                self.restart_at = shared.options.wal_bytes_max;
+                return;
             }
-        };
-        let options = &self.shared.options;
-        if !busy {
-            self.shared.unmoved.store(0, Ordering::Release);
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "log restart failed"),
         }
-        // When it did not work, the next try comes one checkpoint later.
-        self.since_restart = if busy {
-            options
-                .wal_bytes_max
-                .saturating_sub(options.checkpoint_bytes)
-        } else {
-            0
-        };
+        self.restart_at = self.since_restart + shared.options.checkpoint_bytes;
     }
 
     /// The last write of a life that ended well.
@@ -479,13 +468,6 @@ async fn retire_rows(conn: &mut SqliteConnection, due: Due) -> Result<Retired, s
     }
     run(conn, statement::TRANSACTION_COMMIT).await?;
     Ok(retired)
-}
-
-async fn free_pages(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-    let row = sqlx::query(statement::ENGINE_FREE_PAGES)
-        .fetch_one(conn)
-        .await?;
-    Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
 }
 
 /// False for the batches that make room, or settle something, whatever little they need for it.
