@@ -138,6 +138,9 @@ impl Block {
     }
 
     /// Index of an address, added when it is new.
+    ///
+    /// # Panics
+    /// At the 65,537th address: an entry has no number for it.
     pub fn intern(&mut self, address: &Address) -> u16 {
         let at = self
             .addresses
@@ -147,7 +150,7 @@ impl Block {
                 self.addresses.push(address.clone());
                 self.addresses.len() - 1
             });
-        u16::try_from(at).unwrap_or(u16::MAX)
+        u16::try_from(at).expect("a block built here has few addresses")
     }
 
     /// Appends a message built by the server. Answers its index.
@@ -192,10 +195,20 @@ impl Block {
         address: &Address,
         raw_properties: Option<&[u8]>,
     ) -> usize {
-        let raw = raw_properties.unwrap_or_else(|| other.properties(index));
-        let kept = other.entries[index].flags & Entry::JOB;
+        let entry = other.entries[index];
+        let Some(raw) = raw_properties else {
+            let address = self.intern(address);
+            let offset = self.data.len() as u32;
+            self.data.extend_from_slice(other.content(index));
+            self.entries.push(Entry {
+                offset,
+                address,
+                ..entry
+            });
+            return self.entries.len() - 1;
+        };
         let at = self.push(address, raw, &other.body(index));
-        self.entries[at].flags |= kept;
+        self.entries[at].flags |= entry.flags & Entry::JOB;
         at
     }
 }
@@ -225,5 +238,12 @@ mod tests {
         copy.push_copy(&block, at, &Address::new(b"", b"q"), Some(&[0, 0]));
         assert_eq!(&*copy.body(0), &body[..]);
         assert_eq!(copy.entries[0].flags, Entry::SPLIT);
+        block.entries[at].flags |= Entry::JOB;
+        let same = copy.push_copy(&block, at, &Address::new(b"", b"other"), None);
+        assert_eq!(copy.content(same), block.content(at));
+        assert_eq!(copy.entries[same].flags, block.entries[at].flags);
+        assert_eq!(copy.address(same).routing_key(), b"other");
+        let job = copy.push_copy(&block, at, &Address::new(b"", b"q"), Some(&[0, 0]));
+        assert_eq!(copy.entries[job].flags, Entry::SPLIT | Entry::JOB);
     }
 }

@@ -5,6 +5,8 @@
 //! Never: a socket, a clock, a task; time comes in as an argument.
 //! In: `gateway::session` feeds a [`connection::Connection`]; `store` knows [`content::Block`] only.
 
+#[cfg(any(test, feature = "client"))]
+pub mod client;
 pub mod connection;
 pub mod content;
 pub mod control;
