@@ -1,7 +1,13 @@
 //! Sockets in, sockets out; the binary's rooms.
 //!
-//! Keeps: one door per protocol; `reply` is the only translation of errors.
+//! Keeps: one door per protocol; `reply` is the only translation of errors to AMQP, and
+//! `http::problem` to HTTP.
 
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod listen;
+pub mod node;
 pub mod reply;
 pub mod session;
+pub mod telemetry;

@@ -1,0 +1,178 @@
+//! What the configuration file may say, and what is answered when it is wrong.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn read(text: &str) -> Result<Config, Error> {
+    let source = Source {
+        name: "leveret.toml",
+        text,
+    };
+    let mut file = source.parse()?;
+    let schedules = source.schedules(std::mem::take(&mut file.schedule))?;
+    merge(&Given::default(), file, schedules, None)
+}
+
+fn refusal(text: &str) -> String {
+    read(text).map(|_| ()).unwrap_err().to_string()
+}
+
+const REPORT: &str = r#"
+[[schedule]]
+name = "report"
+cron = "0 9 * * 1-5"
+zone = "Europe/Berlin"
+target = { queue = "reports" }
+body = "{}"
+headers = { kind = "daily", size = 3 }
+"#;
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = read("").unwrap();
+    assert_eq!(config.amqp_listen, "127.0.0.1:5672".parse().unwrap());
+    assert_eq!(config.http_listen, "127.0.0.1:15672".parse().unwrap());
+    assert_eq!(config.data_dir, Path::new("./leveret-data"));
+    assert_eq!(config.store, StoreUrl::Sqlite(None));
+    assert_eq!(config.calls.timeout, HOUR);
+    assert_eq!(config.calls.body_bytes_max, 1 << 20);
+}
+
+#[test]
+fn a_flag_replaces_what_the_file_says() {
+    let text = "[listen]\namqp = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"";
+    let file = Source { name: "f", text }.parse().unwrap();
+    let given = Given {
+        amqp_listen: "127.0.0.1:9".parse().ok(),
+        ..Given::default()
+    };
+    let config = merge(&given, file, Vec::new(), None).unwrap();
+    assert_eq!(
+        (config.amqp_listen.port(), config.http_listen.port()),
+        (9, 2)
+    );
+}
+
+#[test]
+fn an_unknown_key_names_line_and_nearest() {
+    assert_eq!(
+        refusal("[calls]\nbody_max = \"2MiB\"\ntimout = \"5s\""),
+        "leveret.toml:3: timout is not a known key; did you mean timeout?"
+    );
+    assert_eq!(
+        refusal("[listn]\namqp = \"127.0.0.1:5672\""),
+        "leveret.toml:1: listn is not a known key; did you mean listen?"
+    );
+    assert_eq!(
+        refusal(&REPORT.replace("queue =", "queu =")),
+        "leveret.toml:6: queu is not a known key; did you mean queue?"
+    );
+}
+
+#[test]
+fn a_bad_schedule_names_line_and_reason() {
+    for (from, to, reason) in [
+        (
+            "0 9 * * 1-5",
+            "61 * * * *",
+            "4: minute: 61 is out of range 0-59",
+        ),
+        (
+            "0 9 * * 1-5",
+            "0 0 31 2 *",
+            "4: day of month and month: 31 2 never occurs",
+        ),
+        (
+            "Europe/Berlin",
+            "Europe/Berlim",
+            "5: zone: Europe/Berlim is not a known zone; did you mean Europe/Berlin?",
+        ),
+    ] {
+        assert_eq!(
+            refusal(&REPORT.replace(from, to)),
+            format!("leveret.toml:{reason}")
+        );
+    }
+    let both = REPORT.replace("queue =", "exchange = \"e\", queue =");
+    assert!(refusal(&both).starts_with("leveret.toml:6: target: write"));
+    let twice = format!("{REPORT}{REPORT}");
+    assert_eq!(
+        refusal(&twice),
+        "leveret.toml:11: name: report is used by two schedules"
+    );
+    let broken = REPORT.replace("[[schedule]]", "[[schedule]");
+    assert!(
+        refusal(&broken).starts_with("leveret.toml:2: "),
+        "{}",
+        refusal(&broken)
+    );
+}
+
+#[test]
+fn a_tick_says_what_it_is() {
+    let config = read(REPORT).unwrap();
+    let schedule = &config.schedules[0];
+    let (nominal, fired) = ("2026-03-02T08:00:00Z", "2026-03-02T08:00:01Z");
+    let raw = (schedule.encode)(
+        &schedule.name,
+        nominal.parse().unwrap(),
+        fired.parse().unwrap(),
+    );
+    let properties = Properties::parse(&raw).unwrap();
+    let text = |name| {
+        properties
+            .header(name)
+            .and_then(|v| v.as_text().map(str::to_owned))
+    };
+    assert_eq!(text("x-schedule").unwrap(), "report");
+    assert_eq!(text("x-scheduled-time").unwrap(), nominal);
+    assert_eq!(text("x-fired-at").unwrap(), fired);
+    assert_eq!(text("kind").unwrap(), "daily");
+    assert_eq!(properties.header("size").unwrap().as_i64(), Some(3));
+    assert_eq!(properties.delivery_mode, Some(2));
+    assert_eq!(
+        (schedule.exchange.as_str(), schedule.routing_key.as_str()),
+        ("", "reports")
+    );
+}
+
+#[test]
+fn only_what_decides_the_times_changes_the_hash() {
+    let hash = |text: &str| read(text).unwrap().schedules[0].spec_hash;
+    assert_eq!(hash(REPORT), hash(&REPORT.replace("{}", "{ }")));
+    assert_ne!(hash(REPORT), hash(&REPORT.replace("0 9", "0 8")));
+    assert_ne!(hash(REPORT), hash(&REPORT.replace("Berlin", "London")));
+    assert_ne!(
+        hash(REPORT),
+        hash(&REPORT.replace("body", "dst_gap = \"skip\"\nbody"))
+    );
+}
+
+#[test]
+fn spans_and_sizes() {
+    assert_eq!(
+        "1h30m".parse::<Span>().unwrap().0,
+        Duration::from_secs(5_400)
+    );
+    assert_eq!(
+        "250ms".parse::<Span>().unwrap().0,
+        Duration::from_millis(250)
+    );
+    for wrong in ["", "5", "h", "0s", "1w", "-1s", "99999d", "1.5h"] {
+        assert!(wrong.parse::<Span>().is_err(), "{wrong}");
+    }
+    let size = |text: &str| ByteSize::try_from(ByteText::Text(text.into())).map(|size| size.0);
+    assert_eq!(size("64 KiB"), Ok(65_536));
+    assert!(size("1 parsec").is_err());
+}
+
+#[test]
+fn stores() {
+    assert_eq!(store_url("memory").unwrap(), StoreUrl::Memory);
+    assert_eq!(
+        store_url("sqlite:///x/y.db").unwrap(),
+        StoreUrl::Sqlite(Some("/x/y.db".into()))
+    );
+    assert!(store_url("postgres://h/db").is_err());
+    assert!(store_url("mysql").is_err());
+}

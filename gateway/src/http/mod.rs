@@ -1,0 +1,109 @@
+//! The HTTP side: its routes as a table of contents.
+//!
+//! Keeps: every answer that is no success is problem+json, also for unknown paths and methods.
+//! Never: a rule of jobs (the store's) or of time (the scheduler's).
+//! In: `node` serves it on its listener.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Method;
+use axum::response::Json;
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use scheduler::ticker::Ticker;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Calls;
+use problem::{Kind, Problem};
+
+mod calls;
+mod health;
+mod jobs;
+mod login;
+mod preference;
+mod problem;
+mod prometheus;
+mod schedules;
+#[cfg(test)]
+mod tests;
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct App {
+    pub store: Store,
+    pub ticker: Arc<Ticker>,
+    pub calls: Calls,
+    pub recorder: PrometheusHandle,
+    /// Cancelled when the node stops: waiting requests answer at once.
+    pub stop: CancellationToken,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Leveret",
+        description = "Deferred calls, jobs and schedules. All of /v1 asks for basic authentication."
+    ),
+    components(schemas(problem::Document))
+)]
+struct Described;
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    let (router, described) = OpenApiRouter::with_openapi(Described::openapi())
+        .routes(routes!(calls::submit))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::read))
+        .routes(routes!(jobs::result))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(schedules::list))
+        .split_for_parts();
+    let described = Arc::new(described);
+    let openapi = move |_: login::Login| {
+        let described = described.clone();
+        async move { Json(described.as_ref().clone()) }
+    };
+    router
+        .route("/v1/openapi.json", get(openapi))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(prometheus::render))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+/// Serves until the app's `stop`; the task ends when the requests under way have ended.
+pub fn serve(listener: TcpListener, app: App) -> JoinHandle<()> {
+    let stop = app.stop.clone();
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = listener.tap_io(|socket| {
+        let _ = socket.set_nodelay(true);
+    });
+    tokio::spawn(async move {
+        let serving = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP listener failed");
+        }
+    })
+}
+
+async fn nothing() -> Problem {
+    Problem::new(Kind::NotFound, "see /v1/openapi.json for what there is")
+}
+
+async fn wrong_method(method: Method) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{method} is not possible here"),
+    )
+}

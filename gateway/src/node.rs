@@ -1,0 +1,145 @@
+//! One running node: what starts, in which order, and how it ends.
+//!
+//! Keeps: listeners open only after recovery and the schedules' targets; a stop loses nothing:
+//! sessions close first, then time stops, then the store drains.
+//! Never: reads the environment or the file; `config` did.
+//! In: `cli`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use scheduler::janitor::Janitor;
+use scheduler::ticker::Ticker;
+use store::sql::Backend;
+use store::sql::memory::Memory;
+use store::sql::sqlite::{self, Sqlite};
+use store::{Options, Store};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, StoreUrl};
+use crate::session::Shared;
+use crate::{http, listen};
+
+/// How long requests and sessions under way may take to end.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The first user and vhost, made when the store has none.
+pub struct First {
+    pub user: String,
+    pub password: String,
+    pub vhost: String,
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The store cannot be opened, or an address cannot be listened on.
+pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> anyhow::Result<()> {
+    // Taken before anything is stored, so that a second node on the same ports changes nothing.
+    let amqp = bind(config.amqp_listen).await?;
+    let web = bind(config.http_listen).await?;
+    let options = Options {
+        work_rules_all: config.work_rules_all,
+        default_user: (first.user.clone(), first.password),
+        default_vhost: first.vhost,
+        ..Options::default()
+    };
+    let store = Store::open(backend(&config).await?, options).await?;
+    let ticker = Ticker::start(store.clone(), config.schedules.clone()).await?;
+    let ticker = Arc::new(ticker);
+    let janitor = Janitor::start(store.clone());
+    let stop = CancellationToken::new();
+    banner(&config, &first.user, amqp.local_addr()?, web.local_addr()?);
+    let shared = Arc::new(Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX));
+    let sessions = listen::serve(amqp, store.clone(), shared, stop.clone());
+    let app = http::App {
+        store: store.clone(),
+        ticker: ticker.clone(),
+        calls: config.calls,
+        recorder,
+        stop: stop.clone(),
+    };
+    let requests = http::serve(web, app);
+    ended().await?;
+    tracing::info!("stopping");
+    stop.cancel();
+    let goodbye = async { tokio::join!(sessions, requests) };
+    if tokio::time::timeout(GOODBYE_WITHIN, goodbye).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    ticker.stop().await;
+    janitor.stop().await;
+    store.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+    let path = match &config.store {
+        StoreUrl::Memory => return Ok(Arc::new(Memory::new())),
+        StoreUrl::Sqlite(Some(path)) => path.clone(),
+        StoreUrl::Sqlite(None) => config.data_dir.join("leveret.db"),
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    Ok(Arc::new(
+        Sqlite::open(&path, sqlite::Options::default()).await?,
+    ))
+}
+
+#[expect(clippy::print_stdout, reason = "what a new user reads first")]
+fn banner(config: &Config, user: &str, amqp: std::net::SocketAddr, web: std::net::SocketAddr) {
+    let login = match user {
+        "guest" => "guest / guest, from this machine only".to_owned(),
+        other => format!("{other}, with the password you set at the first start"),
+    };
+    let data = match &config.store {
+        StoreUrl::Memory => "in memory: nothing survives a restart".to_owned(),
+        StoreUrl::Sqlite(Some(path)) => path.display().to_string(),
+        StoreUrl::Sqlite(None) => config.data_dir.join("leveret.db").display().to_string(),
+    };
+    let file = config
+        .file
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |f| f.display().to_string());
+    println!("Leveret {}", env!("CARGO_PKG_VERSION"));
+    println!("  AMQP 0-9-1   {amqp}");
+    println!("  HTTP         http://{web}");
+    println!("  login        {login}");
+    println!("  data         {data}");
+    println!(
+        "  config       {file}, {} schedules",
+        config.schedules.len()
+    );
+    println!();
+    println!("Try next:");
+    println!(
+        "  1. connect any RabbitMQ client to amqp://{amqp}/, or run examples/python/worker_fib.py"
+    );
+    println!("  2. curl -i -u guest:guest -d '{{\"n\":30}}' http://{web}/v1/calls/queue/fib");
+    println!("  3. put a [[schedule]] into leveret.toml: docs/guide/schedules.md");
+}
+
+async fn ended() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
