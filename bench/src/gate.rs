@@ -75,22 +75,35 @@ pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
             CALLS_PER_S_MIN,
         ));
     }
-    for row in rows
-        .iter()
-        .filter(|row| row.broker == Kind::Leveret && !row.clean)
-    {
-        verdicts.push(Verdict {
-            demand: format!("{}: nothing lost, doubled, reordered, left", row.workload),
-            measured: format!("{:?}, {} left", row.tally, row.left),
-            passed: false,
-        });
-    }
+    verdicts.extend(cleanliness(rows));
     verdicts
 }
 
 /// A run that judged nothing has not passed.
 pub(crate) fn passed(verdicts: &[Verdict]) -> bool {
     !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.passed)
+}
+
+/// Speed counts only where each message arrived once, in order, and none was left.
+fn cleanliness(rows: &[Row]) -> Option<Verdict> {
+    let ours: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.broker == Kind::Leveret)
+        .collect();
+    let unclean: Vec<&str> = ours
+        .iter()
+        .filter(|row| !row.clean)
+        .map(|row| row.workload.as_str())
+        .collect();
+    let measured = match unclean.as_slice() {
+        [] => format!("all {}", ours.len()),
+        names => format!("not {}", names.join(", ")),
+    };
+    (!ours.is_empty()).then(|| Verdict {
+        demand: "each workload: nothing lost, doubled, reordered, damaged, left".to_owned(),
+        measured,
+        passed: unclean.is_empty(),
+    })
 }
 
 fn at_least(demand: &str, value: Option<f64>, least: f64) -> Verdict {
@@ -145,10 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_peer_or_no_gate_at_all_does_not_pass() {
-        let [ours, _] = pair("fill-confirm2000-16", 9e9, 1.0, 0.1);
+    fn a_missing_side_does_not_pass() {
+        let [ours, theirs] = pair("fill-confirm2000-16", 9e9, 1.0, 0.1);
         assert!(!passed(&judge(&rows(&[ours]))));
-        assert!(!passed(&judge(&rows(&pair("fanout-1-10", 9.0, 1.0, 0.1)))));
+        assert!(!passed(&judge(&rows(&[theirs]))));
+        assert!(!passed(&judge(&[])));
+    }
+
+    #[test]
+    fn a_failed_run_does_not_pass_even_where_no_figure_is_demanded() {
+        let [mut ours, _] = pair("fanout-1-10", 9.0, 1.0, 0.1);
+        assert!(passed(&judge(&rows(std::slice::from_ref(&ours)))));
+        ours.failure = Some("broke".to_owned());
+        assert!(!passed(&judge(&rows(&[ours]))));
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn play(
         }
         _ => run::play(&broker, workload, timing),
     };
-    let outcome = outcome.with_context(|| format!("its last words:\n{}\n", broker.log_tail()));
+    let outcome = outcome.with_context(|| format!("its last words: {}", broker.log_tail()));
     let stopped = broker.stop();
     let mut measurements = outcome?;
     if let (Err(error), Some(last)) = (stopped, measurements.last_mut()) {

@@ -148,11 +148,9 @@ pub(crate) fn catalogue() -> Vec<Workload> {
     let durable = Workload::shaped("latency-2000-persistent", paced, Ack::Each);
     all.push(durable.confirmed(2_000));
     all.push(Workload::shaped("backlog-5m", Shape::Backlog, every).confirmed(2_000));
-    all.push(Workload::shaped(
-        "calls-64",
-        Shape::Calls { connections: 64 },
-        Ack::Auto,
-    ));
+    all.push(
+        Workload::shaped("calls-64", Shape::Calls { connections: 64 }, Ack::Auto).confirmed(1),
+    );
     all
 }
 

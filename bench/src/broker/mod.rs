@@ -26,6 +26,7 @@ pub(crate) use leveret::commits;
 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+const LAST_LINES: usize = 5;
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -137,7 +138,7 @@ impl Broker {
         loop {
             if let Some(status) = self.process.0.try_wait()? {
                 bail!(
-                    "{} ended at once: {status}\n{}",
+                    "{} ended at once: {status}: {}",
                     self.kind.name(),
                     self.log_tail()
                 );
@@ -146,17 +147,16 @@ impl Broker {
                 return link.close();
             }
             if Instant::now() > end {
-                bail!("{} does not answer\n{}", self.kind.name(), self.log_tail());
+                bail!("{} does not answer: {}", self.kind.name(), self.log_tail());
             }
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// The last lines that the broker printed.
+    /// What the broker printed: the first panic, if any, else the last lines; in one line.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read_to_string(self.dir.path().join("output.log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        last_words(&text)
     }
 }
 
@@ -244,4 +244,43 @@ fn bound_to_us(program: &Path) -> Command {
 fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     Ok(listener.local_addr()?)
+}
+
+fn last_words(log: &str) -> String {
+    let lines: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let panicked = lines.iter().position(|line| line.contains("panicked at"));
+    let from = panicked.unwrap_or_else(|| lines.len().saturating_sub(LAST_LINES));
+    lines[from..]
+        .iter()
+        .take(LAST_LINES)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ⏎ ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panic_is_shown_rather_than_what_followed_it() {
+        let mut log = String::from("started\nthread 'x' panicked at queue.rs:7:\nno room\n");
+        log.extend((0..100).map(|frame| format!("{frame}: frame\n")));
+        let words = last_words(&log);
+        assert!(
+            words.starts_with("thread 'x' panicked at queue.rs:7: ⏎ no room"),
+            "{words}"
+        );
+        assert!(words.matches('⏎').count() < LAST_LINES);
+    }
+
+    #[test]
+    fn without_a_panic_the_end_is_shown() {
+        assert_eq!(last_words("a\n\nb\n"), "a ⏎ b");
+        assert_eq!(last_words(""), "");
+    }
 }
