@@ -4,7 +4,7 @@
 //! Never: answers on its own, beyond the opening that a file did not write out.
 //! In: `play`. A task reads the socket, so that nothing arrives too late to be seen.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,18 +16,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::matching::show_received;
+pub use crate::wire::assembly::Received;
+use crate::wire::assembly::{Assembler, Whole};
 use crate::wire::content::Content;
-use crate::wire::frame::{self, Frame, Front};
+use crate::wire::frame::{self, Front};
 use crate::wire::method::Method;
 use crate::wire::value::Value;
-
-/// A method with the content that followed it.
-#[derive(Clone, Debug)]
-pub struct Received {
-    pub channel: u16,
-    pub method: Method,
-    pub content: Option<Content>,
-}
 
 /// One thing that the server did.
 #[derive(Clone, Debug)]
@@ -351,18 +345,12 @@ async fn read(
     frame_max: Arc<AtomicUsize>,
 ) {
     let mut bytes = Vec::new();
-    let mut contents: BTreeMap<u16, (Method, Option<(Content, u64)>)> = BTreeMap::new();
+    let mut assembler = Assembler::default();
     loop {
         loop {
-            let taken = match frame::take(&mut bytes, frame_max.load(Ordering::Relaxed)) {
-                Ok(Front::Short) => break,
-                Ok(Front::Protocol(header)) => Ok(Some(Incoming::Protocol(header))),
-                Ok(Front::Frame(frame)) => assemble(frame, &mut contents),
-                Err(fault) => Err(fault),
-            };
-            let incoming = match taken {
+            let incoming = match take(&mut bytes, &mut assembler, &frame_max) {
                 Ok(Some(incoming)) => incoming,
-                Ok(None) => continue,
+                Ok(None) => break,
                 Err(fault) => Incoming::Broken(format!("{fault:#}")),
             };
             let broken = matches!(incoming, Incoming::Broken(_));
@@ -380,55 +368,24 @@ async fn read(
     }
 }
 
-type Assembling = BTreeMap<u16, (Method, Option<(Content, u64)>)>;
-
-/// Adds a frame to what its channel has; returns what became whole.
-fn assemble(frame: Frame, contents: &mut Assembling) -> Result<Option<Incoming>> {
-    let channel = frame.channel;
-    match (frame.kind, contents.remove(&channel)) {
-        (frame::HEARTBEAT, None) => return Ok(Some(Incoming::Heartbeat)),
-        (frame::METHOD, None) => {
-            let method = Method::decode(&frame.payload)?;
-            if !method.spec.content {
-                let received = Received {
-                    channel,
-                    method,
-                    content: None,
-                };
-                return Ok(Some(Incoming::Method(received)));
-            }
-            contents.insert(channel, (method, None));
+/// The next thing that is whole, taken off the front.
+fn take(
+    bytes: &mut Vec<u8>,
+    assembler: &mut Assembler,
+    frame_max: &AtomicUsize,
+) -> Result<Option<Incoming>> {
+    loop {
+        let (front, taken) = frame::split(bytes, frame_max.load(Ordering::Relaxed))?;
+        bytes.drain(..taken);
+        let whole = match front {
+            Front::Short => return Ok(None),
+            Front::Protocol(header) => return Ok(Some(Incoming::Protocol(header))),
+            Front::Frame(frame) => assembler.add(frame)?,
+        };
+        match whole {
+            Some(Whole::Method(received)) => return Ok(Some(Incoming::Method(received))),
+            Some(Whole::Heartbeat) => return Ok(Some(Incoming::Heartbeat)),
+            None => {}
         }
-        (frame::HEADER, Some((method, None))) => {
-            let content = Content::parse_header(&frame.payload)?;
-            return Ok(settle(channel, method, content, contents));
-        }
-        (frame::BODY, Some((method, Some((mut content, size))))) => {
-            content.body.extend_from_slice(&frame.payload);
-            content.frames += 1;
-            if content.body.len() as u64 > size {
-                bail!("a body of more than the {size} bytes that its header said");
-            }
-            return Ok(settle(channel, method, (content, size), contents));
-        }
-        (kind, _) => bail!("a frame of type {kind} out of turn on channel {channel}"),
     }
-    Ok(None)
-}
-
-fn settle(
-    channel: u16,
-    method: Method,
-    (content, size): (Content, u64),
-    contents: &mut Assembling,
-) -> Option<Incoming> {
-    if content.body.len() as u64 == size {
-        return Some(Incoming::Method(Received {
-            channel,
-            method,
-            content: Some(content),
-        }));
-    }
-    contents.insert(channel, (method, Some((content, size))));
-    None
 }

@@ -2,7 +2,7 @@
 //!
 //! Keeps: what a frame looks like, for good frames and for bad ones.
 //! Never: reads a socket.
-//! In: `conversation::client`, `crash::peer`.
+//! In: `assembly` joins them`.
 //!
 //! ```text
 //! +------+---------+------+-- - --+------+
@@ -86,40 +86,39 @@ pub fn put_method(
     Ok(())
 }
 
-/// Takes one frame off the front of `bytes`; `frame_max` 0 is no limit.
+/// What stands at the front of `bytes`, and how many of them it takes; `frame_max` 0 is no limit.
 ///
 /// # Errors
 /// The server wrote a frame that is larger than agreed, or without its end.
-pub fn take(bytes: &mut Vec<u8>, frame_max: usize) -> Result<Front> {
+pub fn split(bytes: &[u8], frame_max: usize) -> Result<(Front, usize)> {
     if bytes.first() == Some(&b'A') {
-        if bytes.len() < PROTOCOL.len() {
-            return Ok(Front::Short);
-        }
-        return Ok(Front::Protocol(bytes.drain(..PROTOCOL.len()).collect()));
+        return Ok(match bytes.get(..PROTOCOL.len()) {
+            Some(header) => (Front::Protocol(header.to_vec()), header.len()),
+            None => (Front::Short, 0),
+        });
     }
-    if bytes.len() < 7 {
-        return Ok(Front::Short);
-    }
-    let size = u32::from_be_bytes([bytes[3], bytes[4], bytes[5], bytes[6]]) as usize;
+    let Some(head) = bytes.get(..7) else {
+        return Ok((Front::Short, 0));
+    };
+    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
     if frame_max != 0 && size + OVERHEAD > frame_max {
         bail!(
             "a frame of {} bytes where {frame_max} were agreed",
             size + OVERHEAD
         );
     }
-    if bytes.len() < size + OVERHEAD {
-        return Ok(Front::Short);
-    }
-    if bytes[size + 7] != END {
-        bail!("a frame that ends with {:#04x}", bytes[size + 7]);
+    let Some(whole) = bytes.get(..size + OVERHEAD) else {
+        return Ok((Front::Short, 0));
+    };
+    if whole[size + 7] != END {
+        bail!("a frame that ends with {:#04x}", whole[size + 7]);
     }
     let frame = Frame {
-        kind: bytes[0],
-        channel: u16::from_be_bytes([bytes[1], bytes[2]]),
-        payload: bytes[7..7 + size].to_vec(),
+        kind: head[0],
+        channel: u16::from_be_bytes([head[1], head[2]]),
+        payload: whole[7..size + 7].to_vec(),
     };
-    bytes.drain(..size + OVERHEAD);
-    Ok(Front::Frame(frame))
+    Ok((Front::Frame(frame), whole.len()))
 }
 
 #[cfg(test)]
@@ -132,24 +131,26 @@ mod tests {
         let mut bytes = PROTOCOL.to_vec();
         put(&mut bytes, METHOD, 7, b"abc");
         bytes.extend_from_slice(&[8, 0]);
-        assert!(matches!(take(&mut bytes, 0).unwrap(), Front::Protocol(_)));
-        let Front::Frame(frame) = take(&mut bytes, 0).unwrap() else {
+        let (front, first) = split(&bytes, 0).unwrap();
+        assert!(matches!(front, Front::Protocol(_)));
+        let (Front::Frame(frame), second) = split(&bytes[first..], 0).unwrap() else {
             panic!("no frame")
         };
         assert_eq!(
             (frame.kind, frame.channel, &frame.payload[..]),
             (METHOD, 7, &b"abc"[..])
         );
-        assert!(matches!(take(&mut bytes, 0).unwrap(), Front::Short));
+        let rest = split(&bytes[first + second..], 0).unwrap();
+        assert!(matches!(rest, (Front::Short, 0)));
     }
 
     #[test]
     fn a_server_that_breaks_the_rules_is_caught() {
         let mut large = Vec::new();
         put(&mut large, BODY, 1, &[0; 100]);
-        assert!(take(&mut large, 107).is_err());
+        assert!(split(&large, 107).is_err());
         let mut open = Vec::new();
         put_bad(&mut open, BODY, 1, 3, b"abc", &[0]);
-        assert!(take(&mut open, 0).is_err());
+        assert!(split(&open, 0).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! Never: opens a socket.
 //! In: `conversation` and `crash`.
 
+pub mod assembly;
 pub mod content;
 pub mod frame;
 pub mod method;
