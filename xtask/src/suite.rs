@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Ok(())
     };
     program(Part::Conversation, "conversations", "conversation", &[])?;
-    let cycles = [("CRASH_CYCLES", options.crash_cycles.to_string())];
+    let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
