@@ -124,16 +124,16 @@ fn merge(
         amqp_listen: given
             .amqp_listen
             .or(listen.amqp)
-            .unwrap_or(([127, 0, 0, 1], 5672).into()),
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5672))),
         http_listen: given
             .http_listen
             .or(listen.http)
-            .unwrap_or(([127, 0, 0, 1], 15672).into()),
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 15672))),
         data_dir: given
             .data_dir
             .clone()
             .or(file.store.data_dir)
-            .unwrap_or("./leveret-data".into()),
+            .unwrap_or_else(|| PathBuf::from("./leveret-data")),
         store: store_url(store.as_deref().unwrap_or("sqlite"))?,
         work_rules_all: file.store.work_rules == WorkRules::All,
         log: given
