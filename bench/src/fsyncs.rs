@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn counts_are_summed_and_uncounted_lines_skipped() {
         let csv = "# started on now\n\n12,,syscalls:sys_enter_fsync,1,100.00,,\n\
-            30,,syscalls:sys_enter_fdatasync,1,100.00,,\n<not counted>,,syscalls:sys_enter_syncfs\n";
+            30,,syscalls:sys_enter_fdatasync,1,100.00,,\n\
+            <not counted>,,syscalls:sys_enter_syncfs\n";
         assert_eq!(total(csv), Some(42));
         assert_eq!(total("no permission\n"), None);
     }

@@ -2,7 +2,8 @@
 //!
 //! Keeps: nothing between runs; each run has a fresh process and an empty data directory.
 //! Never: uses a product crate, so that it measures what a client sees.
-//! In: `cargo xtask bench`, or `cargo run --release -p bench -- …`. Page: docs/reference/benchmark.md.
+//! In: `cargo xtask bench`, or `cargo run --release -p bench -- …`.
+//! Page: docs/reference/benchmark.md.
 //!
 //! ```text
 //! main ─ workload (what) ─ run, backlog, calls (how) ─ measurement ─ report, gate

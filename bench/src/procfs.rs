@@ -1,6 +1,6 @@
 //! What a process cost so far, read from `/proc`.
 //!
-//! Keeps: nothing. Never: fails a run for a figure that the kernel does not show; it is `None` then.
+//! Keeps: nothing. Never: fails a run for a figure that the kernel hides; it is `None` then.
 //! In: `run` and `backlog` take one `Usage` before and one after. Source: proc(5).
 
 use std::fs;

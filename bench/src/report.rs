@@ -82,7 +82,8 @@ pub(crate) fn find<'a>(rows: &'a [Row], workload: &str, broker: Kind) -> Option<
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
         "| workload | broker | class | msg/s | min–max | ratio | e2e p50 / p99 / p99.9 ms \
-         | confirm p50 / p99 ms | CPU µs/msg | generator µs/msg | peak RSS MiB | fsyncs/s | commits/s \
+         | confirm p50 / p99 ms | CPU µs/msg | generator µs/msg | peak RSS MiB | fsyncs/s \
+         | commits/s \
          | MiB written | lost / doubled / reordered |\n\
          |---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );

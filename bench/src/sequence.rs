@@ -68,7 +68,7 @@ pub(crate) struct Tally {
     pub(crate) unique: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
-    /// Arrived at a consumer after a later number of the same producer, without the redelivered flag.
+    /// Arrived at a consumer after a later number of the same producer, not marked redelivered.
     pub(crate) reordered: u64,
     pub(crate) redelivered: u64,
     /// Wrong size, unknown producer or impossible number.

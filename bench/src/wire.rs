@@ -1,4 +1,4 @@
-//! The bytes of AMQP 0-9-1 that a load generator needs: frames, method arguments, publish templates.
+//! The bytes of AMQP 0-9-1 that a load generator needs: frames, arguments, publish templates.
 //!
 //! Keeps: nothing; every function maps bytes to bytes. Frame layout, big-endian:
 //!
