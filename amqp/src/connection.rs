@@ -137,6 +137,20 @@ struct ChannelState {
     content: Option<Assembly>,
 }
 
+impl ChannelState {
+    /// Takes methods: not closing, and no content is due.
+    fn is_ready(&self) -> bool {
+        self.closing == Closing::No && self.content.is_none()
+    }
+
+    /// The number of the next publish; 0 outside confirm mode.
+    fn next_confirm(&mut self) -> u64 {
+        self.confirm
+            .as_mut()
+            .map_or(0, |next| std::mem::replace(next, *next + 1))
+    }
+}
+
 pub struct Connection {
     options: Options,
     state: State,

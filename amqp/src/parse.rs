@@ -55,7 +55,7 @@ impl Assembly {
 impl Connection {
     // ---- the hot path ----------------------------------------------------------------------
 
-    /// One whole publish (method, header, at most one body) or ack at the front; `None`: not so.
+    /// One whole publish (method, header, bodies) or settlement at the front; `None`: not so.
     pub(super) fn fast(&mut self, input: &[u8]) -> Option<usize> {
         let head = input.get(..11)?;
         if head[0] != 1 || head[7..10] != [0, 60, 0] {
@@ -68,21 +68,39 @@ impl Connection {
             .filter(|frame| frame[size + 7] == END)?;
         match head[10] {
             40 => self.fast_publish(number, size, input),
-            80 if size == 13 => {
-                self.channels
-                    .get(&number)
-                    .filter(|c| c.closing == Closing::No && c.content.is_none())?;
-                let tag = u64::from_be_bytes(frame[11..19].try_into().ok()?);
-                let multiple = frame[19] & 1 != 0;
-                self.events.push_back(Event::Ack {
-                    channel: number,
-                    tag,
-                    multiple,
-                });
-                Some(size + 8)
-            }
+            80 | 90 | 120 if size == 13 => self.settlement(number, frame),
             _ => None,
         }
+    }
+
+    /// Ack, reject or nack, all of one form: the tag, then bits.
+    fn settlement(&mut self, number: u16, frame: &[u8]) -> Option<usize> {
+        let channel = self.channels.get(&number)?;
+        if !channel.is_ready() {
+            return None;
+        }
+        let tag = u64::from_be_bytes(frame[11..19].try_into().ok()?);
+        let bits = frame[19];
+        self.events.push_back(match frame[10] {
+            80 => Event::Ack {
+                channel: number,
+                tag,
+                multiple: bits & 1 != 0,
+            },
+            90 => Event::Nack {
+                channel: number,
+                tag,
+                multiple: false,
+                requeue: bits & 1 != 0,
+            },
+            _ => Event::Nack {
+                channel: number,
+                tag,
+                multiple: bits & 1 != 0,
+                requeue: bits & 2 != 0,
+            },
+        });
+        Some(frame.len())
     }
 
     fn fast_publish(&mut self, number: u16, size: usize, input: &[u8]) -> Option<usize> {
@@ -119,14 +137,12 @@ impl Connection {
             limit,
         )?;
         let content = header_size + 8 + bodies;
-        let channel = self.channels.get(&number)?;
-        if channel.closing != Closing::No || channel.content.is_some() {
-            return None;
-        }
         let (flags, priority) = flags_of(&header[19..header_size + 7])?;
         let large = large || header_size + FRAME_OVERHEAD > FRAME_MIN as usize;
         let split = if large { Entry::SPLIT } else { 0 };
         let address = self.intern(wire)?;
+        let channel = self.channels.get_mut(&number).filter(|c| c.is_ready())?;
+        let confirm = channel.next_confirm();
         let offset = self.block.data.len();
         self.block.data.extend_from_slice(&header[..content]);
         let entry = Entry {
@@ -137,7 +153,7 @@ impl Connection {
             flags: flags | split,
             priority,
         };
-        self.published(number, entry, bits & 1 != 0);
+        self.published(number, entry, bits & 1 != 0, confirm);
         Some(size + 8 + content)
     }
 
@@ -155,17 +171,8 @@ impl Connection {
         Some(at)
     }
 
-    fn published(&mut self, number: u16, entry: Entry, mandatory: bool) {
+    fn published(&mut self, number: u16, entry: Entry, mandatory: bool, confirm: u64) {
         let at = self.block.entries.len() as u32;
-        let mut confirm = 0;
-        if let Some(next) = self
-            .channels
-            .get_mut(&number)
-            .and_then(|c| c.confirm.as_mut())
-        {
-            confirm = *next;
-            *next += 1;
-        }
         let alike = |other: &Entry| {
             other.address == entry.address
                 && (other.flags ^ entry.flags) & (Entry::PERSISTENT | Entry::HAS_REPLY_TO) == 0
@@ -311,6 +318,7 @@ impl Connection {
         if assembly.left == Some(0)
             && let Some(done) = channel.content.take()
         {
+            let confirm = channel.next_confirm();
             self.assembling = self.assembling.saturating_sub(done.data.len() as u64);
             let address = self
                 .intern(done.address.wire())
@@ -324,7 +332,7 @@ impl Connection {
                 priority: done.priority,
             };
             self.block.data.extend_from_slice(&done.data);
-            self.published(number, entry, done.mandatory);
+            self.published(number, entry, done.mandatory, confirm);
         }
         Ok(())
     }
@@ -543,6 +551,28 @@ mod tests {
             assert_eq!(&*fast.body(0), &body[..]);
             assert_eq!((fast.entries, fast.data), (slow.entries.clone(), slow.data));
             assert_eq!(slow.entries[0].flags & Entry::SPLIT != 0, piece > 4088);
+        }
+    }
+
+    /// By hand and through the decoder, every bit means the same.
+    #[test]
+    fn settlements_read_as_the_decoder_reads_them() {
+        for method in [80, 90, 120] {
+            for bits in 0..4u8 {
+                let mut payload = vec![0, 60, 0, method];
+                payload.extend_from_slice(&77u64.to_be_bytes());
+                payload.push(bits);
+                let (rest, class) = amq_protocol::protocol::parse_class(&payload[..]).unwrap();
+                assert!(rest.is_empty());
+                let mut machine = open(&[1]);
+                machine
+                    .channel_method(1, class, (60, u16::from(method)))
+                    .unwrap();
+                let slow = format!("{:?}", machine.poll_event());
+                let (fast, _) = run(&mut open(&[1]), &frame(1, 1, &payload));
+                assert_eq!(format!("{:?}", fast.first()), slow);
+                assert!(slow.contains("77"));
+            }
         }
     }
 

@@ -4,7 +4,6 @@
 
 use crate::field::{Malformed, Table, Value};
 
-const NAMES: usize = 14;
 const HEADERS: usize = 2;
 const DELIVERY_MODE: usize = 3;
 const PRIORITY: usize = 4;
@@ -120,10 +119,10 @@ fn walk<'a>(raw: &'a [u8], mut each: impl FnMut(usize, &'a [u8])) -> Result<(), 
     if flags & 3 != 0 {
         return Err(Malformed("unknown property flags"));
     }
-    for number in 0..NAMES {
-        if flags & (1 << (15 - number)) == 0 {
-            continue;
-        }
+    let mut left = flags;
+    while left != 0 {
+        let number = left.leading_zeros() as usize;
+        left &= !(1 << (15 - number));
         let (skip, length) = match number {
             HEADERS => {
                 let (length, _) = at.split_first_chunk::<4>().ok_or(CUT)?;
