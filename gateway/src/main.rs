@@ -1,8 +1,16 @@
-//! The `leveret` binary: the allocator and the door to `cli`.
+//! The `leveret` binary: the allocator, the door to `cli`, and the last word of a failure.
+
+use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<()> {
-    gateway::cli::run()
+fn main() -> ExitCode {
+    match gateway::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
