@@ -103,14 +103,23 @@ impl Process {
         }
     }
 
-    /// The last lines that it wrote.
+    /// The last lines that it wrote, and what it said when it panicked first.
     pub fn last_output(&self) -> String {
         let text = std::fs::read(&self.output).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().rev().take(20).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        let panic = text
+            .lines()
+            .skip_while(|line| !line.contains("panicked at"))
+            .take(PANIC_LINES);
+        let mut lines: Vec<_> = panic.collect();
+        let count = text.lines().count();
+        lines.extend(text.lines().skip(count.saturating_sub(LAST_LINES)));
+        lines.join("\n")
     }
 }
+
+const PANIC_LINES: usize = 12;
+const LAST_LINES: usize = 20;
 
 /// A loopback address that nobody listens on.
 ///

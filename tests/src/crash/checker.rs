@@ -32,7 +32,7 @@ pub struct Verdict {
     pub disorder: Faults,
     /// Dead letters that are nowhere, or in two places.
     pub misplaced: Faults,
-    /// Deliveries that were not settled at the end: the drain is not complete.
+    /// Confirmed messages that were handed out, not settled, and never came again.
     pub unsettled: Faults,
 }
 
@@ -44,7 +44,7 @@ impl Verdict {
             ("second delivery not flagged", &self.unflagged),
             ("out of order", &self.disorder),
             ("dead letter misplaced", &self.misplaced),
-            ("not settled", &self.unsettled),
+            ("lost unsettled", &self.unsettled),
         ]
         .into_iter()
     }
@@ -59,7 +59,7 @@ pub fn check(ledger: &mut Ledger, rules: &[Rule]) -> Verdict {
     }
     let last = deliveries(ledger, rules, &mut verdict);
     arrivals(ledger, rules, &last, &mut verdict);
-    dead_letters(rules, &last, &mut verdict);
+    settled(ledger, rules, &last, &mut verdict);
     verdict
 }
 
@@ -132,22 +132,26 @@ fn arrivals(ledger: &Ledger, rules: &[Rule], last: &Last, verdict: &mut Verdict)
     }
 }
 
-/// A message that was rejected last is in the dead-letter queue; one that was acked last is not.
-fn dead_letters(rules: &[Rule], last: &Last, verdict: &mut Verdict) {
+/// A confirmed message that was not settled comes again; one that was rejected last is in the
+/// dead-letter queue, one that was acked last is not. A message that was never confirmed may
+/// have gone with the crash, whoever held it.
+fn settled(ledger: &Ledger, rules: &[Rule], last: &Last, verdict: &mut Verdict) {
     for ((queue, id), fate) in last {
-        if *fate == Fate::Held || *fate == Fate::Requeued {
-            let name = rules[usize::from(*queue)].name;
+        let rule = &rules[usize::from(*queue)];
+        let confirmed = ledger.is_confirmed(*id);
+        if confirmed && matches!(fate, Fate::Held | Fate::Requeued) {
             verdict
                 .unsettled
-                .add(|| format!("{id:?} in {name} was {fate:?} last"));
+                .add(|| format!("{id:?} in {} was {fate:?} last", rule.name));
         }
-        let Some(dead) = rules[usize::from(*queue)].dead_letters_to else {
+        let Some(dead) = rule.dead_letters_to else {
             continue;
         };
         let is_there = last.contains_key(&(dead, *id));
         verdict.dead_lettered += usize::from(is_there);
-        let belongs_there = *fate == Fate::Rejected;
-        if is_there != belongs_there {
+        let missing = *fate == Fate::Rejected && !is_there && confirmed;
+        let doubled = *fate != Fate::Rejected && is_there;
+        if missing || doubled {
             verdict
                 .misplaced
                 .add(|| format!("{id:?} {fate:?} last, dead-lettered: {is_there}"));
@@ -351,9 +355,21 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_drain_is_found() {
-        let mut ledger = all_well();
-        ledger.deliveries[0].fate = Fate::Held;
-        assert_eq!(faults(ledger), ["not settled"]);
+    fn a_held_message_that_does_not_come_again_is_found() {
+        for fate in [Fate::Held, Fate::Requeued] {
+            let mut ledger = all_well();
+            ledger.deliveries[0].fate = fate;
+            assert_eq!(faults(ledger), ["lost unsettled"]);
+        }
+    }
+
+    #[test]
+    fn an_unconfirmed_message_may_vanish_while_it_is_held_or_rejected() {
+        for fate in [Fate::Held, Fate::Rejected] {
+            let mut ledger = all_well();
+            ledger.deliveries[6].fate = fate;
+            ledger.writers[0].confirmed[6] = false;
+            assert!(faults(ledger).is_empty());
+        }
     }
 }

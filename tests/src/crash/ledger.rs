@@ -62,6 +62,15 @@ impl Ledger {
         }
     }
 
+    pub fn is_confirmed(&self, id: Id) -> bool {
+        let writer = self.writers.get(usize::from(id.writer));
+        let flags = writer.map_or(&[][..], |sent| &sent.confirmed);
+        usize::try_from(id.number)
+            .ok()
+            .and_then(|at| flags.get(at))
+            .is_some_and(|yes| *yes)
+    }
+
     pub fn sent(&self) -> usize {
         let sent = |writer: &Sent| writer.routes.iter().filter(|route| **route != 0).count();
         self.writers.iter().map(sent).sum()
