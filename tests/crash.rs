@@ -239,7 +239,7 @@ impl Run {
                     queue,
                     session: self.session,
                     manner,
-                    seed: self.random.next(),
+                    seed: self.random.draw(),
                 });
             }
         }

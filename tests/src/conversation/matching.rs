@@ -283,7 +283,12 @@ pub fn show_received(received: &Received) -> String {
             words.push(format!("{name}={value}"));
         }
     }
-    words.extend(received.content.iter().flat_map(show_content));
+    words.extend(
+        received
+            .content
+            .iter()
+            .flat_map(|content| show_content(content)),
+    );
     words.join(" ")
 }
 
@@ -357,7 +362,7 @@ mod tests {
         let received = Received {
             channel: 1,
             method,
-            content: Some(content),
+            content: Some(Box::new(content)),
         };
         let vars = &mut Vars::new();
         assert!(fits(&received, "headers={a=1 b=x}", vars));

@@ -73,7 +73,7 @@ fn try_to_write(
         if room && !shared.stops() {
             tag += 1;
             outstanding.insert(tag, publish(&mut peer, writer, log, shared)?);
-            if outstanding.len() % 8 != 0 {
+            if !outstanding.len().is_multiple_of(8) {
                 continue;
             }
             peer.flush()?;
@@ -261,9 +261,9 @@ impl Consumer {
                 }
                 break;
             }
-            let at = usize::try_from(random.next() % held.len() as u64)?;
+            let at = usize::try_from(random.draw() % held.len() as u64)?;
             let (tag, at) = held.swap_remove(at);
-            let (fate, name, flags): (_, _, &[&str]) = match random.next() % 100 {
+            let (fate, name, flags): (_, _, &[&str]) = match random.draw() % 100 {
                 0..80 => (Fate::Acked, "basic.ack", &[]),
                 80..87 => (Fate::Requeued, "basic.reject", &["requeue"]),
                 87..93 => (Fate::Requeued, "basic.nack", &["requeue"]),

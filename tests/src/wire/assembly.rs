@@ -17,7 +17,8 @@ use super::method::Method;
 pub struct Received {
     pub channel: u16,
     pub method: Method,
-    pub content: Option<Content>,
+    /// Boxed: most methods bring none.
+    pub content: Option<Box<Content>>,
 }
 
 /// What a frame completed.
@@ -77,7 +78,7 @@ impl Assembler {
             self.contents.insert(channel, (method, Some(content)));
             return None;
         }
-        let content = Some(content.0);
+        let content = Some(Box::new(content.0));
         Some(Whole::Method(Received {
             channel,
             method,
