@@ -10,7 +10,7 @@
 //! Open ─► Leaving ─► Gone      the client closes
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use amq_protocol::frame::WriteContext;
@@ -19,8 +19,10 @@ use amq_protocol::protocol::{
 };
 
 use crate::content::Block;
+pub use crate::event::Event;
+use crate::event::Events;
 use crate::field::{Table, Value, check_table};
-use crate::limits::{CLOSE_OK, FRAME_MIN, HANDSHAKE, MESSAGE_CAP, SILENT_CLOSE};
+use crate::limits::{CLOSE_OK, FRAME_MIN, HANDSHAKE, IDLE_ROOM, MESSAGE_CAP, SILENT_CLOSE};
 use crate::reply::{Close, Scope};
 
 #[path = "parse.rs"]
@@ -38,65 +40,6 @@ pub struct Options {
     pub message_max: u64,
     pub server_properties: Table,
     pub mechanisms: String,
-}
-
-/// What the shell must act on, in wire order.
-#[derive(Debug)]
-pub enum Event {
-    Login {
-        mechanism: String,
-        response: Vec<u8>,
-    },
-    Open {
-        vhost: String,
-    },
-    ChannelOpen {
-        channel: u16,
-    },
-    /// The client closes a channel: clean up, then `channel_closed`.
-    ChannelClose {
-        channel: u16,
-    },
-    Method {
-        channel: u16,
-        method: AMQPClass,
-    },
-    /// Consecutive publishes with equal address, mandatory bit and persistence.
-    Publish {
-        channel: u16,
-        first: u32,
-        count: u32,
-        mandatory: bool,
-        confirm: u64,
-    },
-    Ack {
-        channel: u16,
-        tag: u64,
-        multiple: bool,
-    },
-    Nack {
-        channel: u16,
-        tag: u64,
-        multiple: bool,
-        requeue: bool,
-    },
-    ConfirmSelect {
-        channel: u16,
-        nowait: bool,
-    },
-    /// The machine found a fault: clean the channel up, then `close_channel`.
-    ChannelError {
-        channel: u16,
-        close: Close,
-    },
-    /// The client closes the connection: clean up, then `connection_closed`.
-    Closed {
-        text: String,
-    },
-    /// The connection is at fault: clean up, then `close`.
-    Failed(Close),
-    /// Nothing more comes or goes: drop the socket after flushing.
-    Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +98,7 @@ pub struct Connection {
     options: Options,
     state: State,
     channels: BTreeMap<u16, ChannelState>,
-    events: VecDeque<Event>,
+    events: Events,
     block: Block,
     out: Vec<u8>,
     client_properties: Table,
@@ -182,7 +125,7 @@ impl Connection {
             options,
             state: State::Header,
             channels: BTreeMap::new(),
-            events: VecDeque::new(),
+            events: Events::default(),
             block: Block::default(),
             out: Vec::new(),
             client_properties: Table::default(),
@@ -264,12 +207,12 @@ impl Connection {
     fn gone(&mut self) {
         self.state = State::Gone;
         self.until = None;
-        self.events.push_back(Event::Gone);
+        self.events.push(Event::Gone);
     }
 
     fn fail(&mut self, close: Close) {
         self.state = State::Gone;
-        self.events.push_back(Event::Failed(close));
+        self.events.push(Event::Failed(close));
     }
 
     // ---- control methods -------------------------------------------------------------------
@@ -360,7 +303,7 @@ impl Connection {
                 self.state = State::Tune;
                 let mechanism = ok.mechanism.as_str().to_owned();
                 let response = ok.response.as_bytes().to_vec();
-                self.events.push_back(Event::Login {
+                self.events.push(Event::Login {
                     mechanism,
                     response,
                 });
@@ -368,18 +311,18 @@ impl Connection {
             (State::Tune, M::TuneOk(ok)) => self.tune(&ok)?,
             (State::Opening, M::Open(open)) => {
                 self.state = State::Open;
-                self.events.push_back(Event::Open {
+                self.events.push(Event::Open {
                     vhost: open.virtual_host.as_str().to_owned(),
                 });
             }
             (_, M::Close(close)) => {
                 self.state = State::Leaving;
                 let text = close.reply_text.as_str().to_owned();
-                self.events.push_back(Event::Closed { text });
+                self.events.push(Event::Closed { text });
             }
             (State::Open, method @ M::UpdateSecret(_)) => {
                 let method = AMQPClass::Connection(method);
-                self.events.push_back(Event::Method { channel: 0, method });
+                self.events.push(Event::Method { channel: 0, method });
             }
             _ => {
                 return Err(Close::connection(
@@ -436,8 +379,7 @@ impl Connection {
                 return Err(Close::connection(504, "second 'channel.open' seen", cause));
             }
             self.channels.insert(number, ChannelState::default());
-            self.events
-                .push_back(Event::ChannelOpen { channel: number });
+            self.events.push(Event::ChannelOpen { channel: number });
             return Ok(());
         }
         let Some(channel) = self.channels.get_mut(&number) else {
@@ -500,15 +442,16 @@ impl Connection {
                 method,
             },
         };
-        self.events.push_back(event);
+        self.events.push(event);
         Ok(())
     }
 
     // ---- the shell's side ------------------------------------------------------------------
 
     /// The next event; those of a channel that the server closed meanwhile are left out.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// The contents that this turn's `Publish` events index into; call before polling them.
@@ -612,11 +555,7 @@ impl Connection {
         if let Some(content) = channel.content.take() {
             self.assembling = self.assembling.saturating_sub(content.data.len() as u64);
         }
-        let answered = crossed
-            || self.events.iter().any(
-                |event| matches!(event, Event::ChannelClose { channel } if *channel == number),
-            );
-        self.events.retain(|event| !event.is_of(number));
+        let answered = self.events.forget(number) || crossed;
         let close = channel::Close {
             reply_code: close.code,
             reply_text: close.text.as_str().into(),
@@ -687,6 +626,7 @@ impl Connection {
                 } else if self.sent + self.beat() / 2 <= now {
                     self.out.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0xCE]);
                     self.sent = now;
+                    self.shrink();
                 }
             }
             State::Header | State::Start | State::Tune | State::Opening
@@ -695,6 +635,15 @@ impl Connection {
                 self.gone();
             }
             _ => {}
+        }
+    }
+
+    /// A connection that was quiet for so long keeps no room for its busiest turn.
+    fn shrink(&mut self) {
+        self.events.shrink();
+        self.out.shrink_to(IDLE_ROOM);
+        if self.block.entries.is_empty() {
+            self.block = Block::default();
         }
     }
 
@@ -724,22 +673,6 @@ impl Connection {
     pub fn client_capability(&self, name: &str) -> bool {
         match self.client_properties.find("capabilities") {
             Some(Value::Table(table)) => table.find(name) == Some(&Value::Bool(true)),
-            _ => false,
-        }
-    }
-}
-
-impl Event {
-    fn is_of(&self, number: u16) -> bool {
-        match self {
-            Self::ChannelOpen { channel }
-            | Self::ChannelClose { channel }
-            | Self::Method { channel, .. }
-            | Self::Publish { channel, .. }
-            | Self::Ack { channel, .. }
-            | Self::Nack { channel, .. }
-            | Self::ConfirmSelect { channel, .. }
-            | Self::ChannelError { channel, .. } => *channel == number,
             _ => false,
         }
     }
@@ -1043,5 +976,27 @@ pub(crate) mod testing {
         assert!(!machine.is_gone());
         machine.handle_deadline(start + Duration::from_secs(120));
         assert!(machine.is_gone());
+    }
+
+    #[test]
+    fn a_quiet_connection_keeps_no_room() {
+        let mut machine = open(&[1]);
+        let start = Instant::now();
+        let mut wire = Vec::new();
+        for n in 0..200u8 {
+            wire.extend(publish_method(1, b"x", &[n], 0));
+            wire.extend(frame(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+        }
+        run(&mut machine, &wire);
+        machine.output().resize(100_000, 0);
+        machine.output().clear();
+        assert!(machine.events.room() >= 200 && machine.block.data.capacity() > 0);
+        machine.handle_deadline(start + Duration::from_secs(45));
+        assert_eq!(machine.output().len(), 8);
+        assert!(machine.output().capacity() <= IDLE_ROOM);
+        assert_eq!(
+            (machine.events.room(), machine.block.data.capacity()),
+            (0, 0)
+        );
     }
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod connection;
 pub mod content;
 pub mod control;
+mod event;
 pub mod field;
 pub mod hot;
 pub mod limits;

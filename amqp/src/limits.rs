@@ -32,3 +32,5 @@ pub const SILENT_CLOSE: Duration = Duration::from_secs(3);
 pub const CLOSE_OK: Duration = Duration::from_secs(30);
 /// Length of a reply text in bytes: a short string.
 pub const TEXT_MAX: usize = 255;
+/// Bytes of output a quiet connection may keep room for: thousands of them must not add up.
+pub const IDLE_ROOM: usize = 4096;

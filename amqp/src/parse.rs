@@ -81,25 +81,12 @@ impl Connection {
         }
         let tag = u64::from_be_bytes(frame[11..19].try_into().ok()?);
         let bits = frame[19];
-        self.events.push_back(match frame[10] {
-            80 => Event::Ack {
-                channel: number,
-                tag,
-                multiple: bits & 1 != 0,
-            },
-            90 => Event::Nack {
-                channel: number,
-                tag,
-                multiple: false,
-                requeue: bits & 1 != 0,
-            },
-            _ => Event::Nack {
-                channel: number,
-                tag,
-                multiple: bits & 1 != 0,
-                requeue: bits & 2 != 0,
-            },
-        });
+        let multiple = bits & 1 != 0;
+        match frame[10] {
+            80 => self.events.ack(number, tag, multiple),
+            90 => self.events.nack(number, tag, false, bits & 1 != 0),
+            _ => self.events.nack(number, tag, multiple, bits & 2 != 0),
+        }
         Some(frame.len())
     }
 
@@ -177,29 +164,8 @@ impl Connection {
             other.address == entry.address
                 && (other.flags ^ entry.flags) & (Entry::PERSISTENT | Entry::HAS_REPLY_TO) == 0
         };
-        if let Some(Event::Publish {
-            channel,
-            first,
-            count,
-            mandatory: same,
-            ..
-        }) = self.events.back_mut()
-            && *channel == number
-            && *same == mandatory
-            && *first + *count == at
-            && self.block.entries.last().is_some_and(alike)
-        {
-            *count += 1;
-        } else {
-            let event = Event::Publish {
-                channel: number,
-                first: at,
-                count: 1,
-                mandatory,
-                confirm,
-            };
-            self.events.push_back(event);
-        }
+        let alike = self.block.entries.last().is_some_and(alike);
+        self.events.publish(number, at, alike, mandatory, confirm);
         self.block.entries.push(entry);
     }
 
@@ -285,7 +251,7 @@ impl Connection {
                     channel.content = None;
                     channel.closing = Closing::Fault;
                     let close = Close::channel(406, text, cause);
-                    self.events.push_back(Event::ChannelError {
+                    self.events.push(Event::ChannelError {
                         channel: number,
                         close,
                     });

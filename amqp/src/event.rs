@@ -1,0 +1,309 @@
+//! What a connection asks of its shell, in wire order. Pure.
+//!
+//! Keeps: the many small events of a turn stay small in the queue; the rare ones are boxed.
+//! In: `connection` and its parser fill the queue; the shell empties it by `poll_event`.
+
+use std::collections::VecDeque;
+
+use amq_protocol::protocol::AMQPClass;
+
+use crate::reply::Close;
+
+/// What the shell must act on, in wire order.
+#[derive(Debug)]
+pub enum Event {
+    Login {
+        mechanism: String,
+        response: Vec<u8>,
+    },
+    Open {
+        vhost: String,
+    },
+    ChannelOpen {
+        channel: u16,
+    },
+    /// The client closes a channel: clean up, then `channel_closed`.
+    ChannelClose {
+        channel: u16,
+    },
+    Method {
+        channel: u16,
+        method: AMQPClass,
+    },
+    /// Consecutive publishes with equal address, mandatory bit and persistence.
+    Publish {
+        channel: u16,
+        first: u32,
+        count: u32,
+        mandatory: bool,
+        confirm: u64,
+    },
+    Ack {
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+    },
+    Nack {
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+        requeue: bool,
+    },
+    ConfirmSelect {
+        channel: u16,
+        nowait: bool,
+    },
+    /// The machine found a fault: clean the channel up, then `close_channel`.
+    ChannelError {
+        channel: u16,
+        close: Close,
+    },
+    /// The client closes the connection: clean up, then `connection_closed`.
+    Closed {
+        text: String,
+    },
+    /// The connection is at fault: clean up, then `close`.
+    Failed(Close),
+    /// Nothing more comes or goes: drop the socket after flushing.
+    Gone,
+}
+
+/// Events in wire order, as small as the hot ones.
+#[derive(Default)]
+pub(crate) struct Events(VecDeque<Queued>);
+
+enum Queued {
+    Publish {
+        channel: u16,
+        first: u32,
+        count: u32,
+        mandatory: bool,
+        confirm: u64,
+    },
+    Ack {
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+    },
+    Nack {
+        channel: u16,
+        tag: u64,
+        multiple: bool,
+        requeue: bool,
+    },
+    Other(Box<Event>),
+}
+
+impl Events {
+    pub(crate) fn push(&mut self, event: Event) {
+        self.0.push_back(Queued::Other(Box::new(event)));
+    }
+
+    pub(crate) fn ack(&mut self, channel: u16, tag: u64, multiple: bool) {
+        self.0.push_back(Queued::Ack {
+            channel,
+            tag,
+            multiple,
+        });
+    }
+
+    pub(crate) fn nack(&mut self, channel: u16, tag: u64, multiple: bool, requeue: bool) {
+        self.0.push_back(Queued::Nack {
+            channel,
+            tag,
+            multiple,
+            requeue,
+        });
+    }
+
+    /// The content at `at` of the turn's block; `alike` when it may share the run of the one
+    /// before.
+    pub(crate) fn publish(
+        &mut self,
+        number: u16,
+        at: u32,
+        alike: bool,
+        mandatory: bool,
+        confirm: u64,
+    ) {
+        if let Some(Queued::Publish {
+            channel,
+            first,
+            count,
+            mandatory: same,
+            ..
+        }) = self.0.back_mut()
+            && alike
+            && *channel == number
+            && *same == mandatory
+            && *first + *count == at
+        {
+            *count += 1;
+            return;
+        }
+        self.0.push_back(Queued::Publish {
+            channel: number,
+            first: at,
+            count: 1,
+            mandatory,
+            confirm,
+        });
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        Some(match self.0.pop_front()? {
+            Queued::Publish {
+                channel,
+                first,
+                count,
+                mandatory,
+                confirm,
+            } => Event::Publish {
+                channel,
+                first,
+                count,
+                mandatory,
+                confirm,
+            },
+            Queued::Ack {
+                channel,
+                tag,
+                multiple,
+            } => Event::Ack {
+                channel,
+                tag,
+                multiple,
+            },
+            Queued::Nack {
+                channel,
+                tag,
+                multiple,
+                requeue,
+            } => Event::Nack {
+                channel,
+                tag,
+                multiple,
+                requeue,
+            },
+            Queued::Other(event) => *event,
+        })
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Leaves a channel's events out; true when its client's close was among them.
+    pub(crate) fn forget(&mut self, number: u16) -> bool {
+        let mut closes = false;
+        self.0.retain(|event| {
+            let of = event.channel() == Some(number);
+            closes |= of
+                && matches!(event, Queued::Other(event)
+                    if matches!(**event, Event::ChannelClose { .. }));
+            !of
+        });
+        closes
+    }
+
+    /// Gives room back when nothing waits.
+    pub(crate) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.0.capacity()
+    }
+}
+
+impl Queued {
+    fn channel(&self) -> Option<u16> {
+        match self {
+            Self::Publish { channel, .. }
+            | Self::Ack { channel, .. }
+            | Self::Nack { channel, .. } => Some(*channel),
+            Self::Other(event) => event.channel(),
+        }
+    }
+}
+
+impl Event {
+    /// The channel that it happened on; `None` for the connection's own.
+    fn channel(&self) -> Option<u16> {
+        match self {
+            Self::ChannelOpen { channel }
+            | Self::ChannelClose { channel }
+            | Self::Method { channel, .. }
+            | Self::Publish { channel, .. }
+            | Self::Ack { channel, .. }
+            | Self::Nack { channel, .. }
+            | Self::ConfirmSelect { channel, .. }
+            | Self::ChannelError { channel, .. } => Some(*channel),
+            Self::Login { .. }
+            | Self::Open { .. }
+            | Self::Closed { .. }
+            | Self::Failed(_)
+            | Self::Gone => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hot_events_stay_small() {
+        assert!(size_of::<Queued>() <= 24, "{} B", size_of::<Queued>());
+    }
+
+    #[test]
+    fn order_holds_across_sizes_and_a_forgotten_channel_leaves_no_trace() {
+        let mut events = Events::default();
+        events.ack(1, 7, true);
+        events.push(Event::ChannelOpen { channel: 2 });
+        events.publish(1, 0, false, true, 5);
+        events.publish(1, 1, true, true, 6);
+        events.publish(1, 2, true, false, 7);
+        events.publish(2, 3, true, false, 0);
+        events.nack(2, 8, true, false);
+        events.push(Event::ChannelClose { channel: 1 });
+        events.push(Event::Gone);
+        assert!(!events.forget(2));
+        let left: Vec<_> = std::iter::from_fn(|| events.pop()).collect();
+        assert!(
+            matches!(
+                left[..],
+                [
+                    Event::Ack {
+                        channel: 1,
+                        tag: 7,
+                        multiple: true
+                    },
+                    Event::Publish {
+                        first: 0,
+                        count: 2,
+                        mandatory: true,
+                        confirm: 5,
+                        ..
+                    },
+                    Event::Publish {
+                        first: 2,
+                        count: 1,
+                        mandatory: false,
+                        confirm: 7,
+                        ..
+                    },
+                    Event::ChannelClose { channel: 1 },
+                    Event::Gone
+                ]
+            ),
+            "{left:?}"
+        );
+        events.push(Event::ChannelClose { channel: 1 });
+        assert!(events.forget(1));
+        assert!(events.pop().is_none());
+    }
+}
