@@ -161,3 +161,113 @@ pub fn publish(
         frame(out, 3, channel, part);
     }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed test; any instant"
+)]
+mod tests {
+    use std::time::Instant;
+
+    use amq_protocol::protocol::channel;
+
+    use super::*;
+    use crate::connection::testing::new;
+    use crate::connection::{Connection, Event};
+    use crate::{hot, sasl};
+
+    /// The server's turn: hands over the client's bytes, answers what a broker would.
+    fn turn(server: &mut Connection, wire: &mut Vec<u8>, seen: &mut Vec<String>) -> Vec<Frame> {
+        assert_eq!(server.handle_bytes(Instant::now(), wire), wire.len());
+        wire.clear();
+        let block = server.take_block();
+        while let Some(event) = server.poll_event() {
+            match event {
+                Event::Login {
+                    mechanism,
+                    response,
+                } => {
+                    let (user, password) = sasl::credentials(&mechanism, &response).unwrap();
+                    seen.push(format!("{user}:{password}"));
+                    server.accept_login();
+                }
+                Event::Open { vhost } => {
+                    seen.push(vhost);
+                    server.accept_open();
+                }
+                Event::ChannelOpen { channel } => {
+                    let ok = channel::AMQPMethod::OpenOk(channel::OpenOk {});
+                    server.reply(channel, &AMQPClass::Channel(ok));
+                }
+                Event::Publish { first, count, .. } => {
+                    let (first, count, size) = (first as usize, count as usize, 4096);
+                    hot::deliver_run(
+                        server.output(),
+                        1,
+                        b"c",
+                        1,
+                        false,
+                        &block,
+                        first,
+                        count,
+                        size,
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let frames = decode_all(server.output()).unwrap();
+        server.output().clear();
+        frames
+    }
+
+    #[test]
+    fn a_message_comes_back_through_a_whole_session() {
+        let mut server = new(Instant::now());
+        let (mut wire, mut seen) = (HEADER.to_vec(), Vec::new());
+        let frames = turn(&mut server, &mut wire, &mut seen);
+        let Payload::Method(AMQPClass::Connection(connection::AMQPMethod::Start(start))) =
+            &frames[0].payload
+        else {
+            panic!("{frames:?}")
+        };
+        assert!(start.mechanisms.to_string().contains("PLAIN"));
+        start_ok(&mut wire, "ann", "secret", &Table::default());
+        assert_eq!(turn(&mut server, &mut wire, &mut seen).len(), 1);
+        tune_and_open(&mut wire, 10, 4096, 0, "a vhost");
+        let open = channel::AMQPMethod::Open(channel::Open {});
+        method(&mut wire, 1, &AMQPClass::Channel(open));
+        assert_eq!(turn(&mut server, &mut wire, &mut seen).len(), 2);
+        assert_eq!(seen, ["ann:secret", "a vhost"]);
+
+        let body: Vec<u8> = (0..9000u32).map(|n| n as u8).collect();
+        let address = Address::new(b"x", b"k");
+        publish(&mut wire, 1, &address, false, &[0x10, 0, 2], &body, 4096);
+        let frames = turn(&mut server, &mut wire, &mut seen);
+        let parts = frames.iter().filter_map(|frame| match &frame.payload {
+            Payload::Body(part) => Some(&part[..]),
+            _ => None,
+        });
+        assert_eq!(parts.collect::<Vec<_>>().concat(), body);
+        assert_eq!(frames.len(), 5);
+    }
+
+    #[test]
+    fn a_cut_frame_is_awaited_and_a_broken_one_refused() {
+        let mut wire = Vec::new();
+        frame(&mut wire, 8, 0, b"");
+        for end in 0..wire.len() {
+            assert_eq!(decode(&wire[..end]), Ok(None), "at {end}");
+        }
+        let heartbeat = Frame {
+            channel: 0,
+            payload: Payload::Heartbeat,
+        };
+        assert_eq!(decode(&wire), Ok(Some((heartbeat, 8))));
+        wire[7] = 0;
+        assert!(decode(&wire).is_err());
+        assert_eq!(decode_all(&wire[..3]), Err(Malformed("cut short")));
+    }
+}
