@@ -7,6 +7,7 @@
 //! ```text
 //! # The first comment is the test's name.
 //! # only: rabbitmq          the whole file holds on one family of servers only
+//! # not yet: leveret        played, must fail there, and is counted by name until it holds
 //! # aside                   it waits for long and touches no queue: played beside the others
 //! 1> queue.declare queue=q durable     the client sends on channel 1 of connection A
 //! B.2> basic.get queue=q               on channel 2 of connection B; both are opened on first use
@@ -60,6 +61,8 @@ pub struct Report {
     pub failed: Vec<(String, String)>,
     /// File and reason.
     pub skipped: Vec<(String, String)>,
+    /// Files that are known not to hold here yet.
+    pub not_yet: Vec<String>,
     pub took: Duration,
 }
 
@@ -70,6 +73,9 @@ impl Report {
         for (file, why) in &self.skipped {
             text += &format!("skipped  {file}: {why}\n");
         }
+        for file in &self.not_yet {
+            text += &format!("not yet  {file}\n");
+        }
         for (file, why) in &self.failed {
             text += &format!(
                 "FAILED   {file}\n         {}\n",
@@ -77,10 +83,11 @@ impl Report {
             );
         }
         text += &format!(
-            "conversations on {}: {} passed, {} failed, {} skipped in {:.1} s",
+            "conversations on {}: {} passed, {} failed, {} not yet, {} skipped in {:.1} s",
             self.server,
             self.passed,
             self.failed.len(),
+            self.not_yet.len(),
             self.skipped.len(),
             self.took.as_secs_f64(),
         );
@@ -164,13 +171,19 @@ pub async fn play_all<S: Stage>(
     let in_turn = async {
         let mut outcomes = Vec::new();
         for (file, script) in &in_turn {
-            outcomes.push((*file, play::play(script, stage, patience).await));
+            outcomes.push((*file, *script, play::play(script, stage, patience).await));
         }
         outcomes
     };
     let (first, second) = tokio::join!(in_turn, aside);
-    for (file, outcome) in first.into_iter().chain(second) {
+    for (file, script, outcome) in first.into_iter().chain(second) {
+        let not_yet = script.not_yet.as_deref() == Some(stage.family());
         match outcome {
+            Err(_) if not_yet => report.not_yet.push(file.clone()),
+            Ok(()) if not_yet => {
+                let why = "it holds now: take `# not yet` out".to_owned();
+                report.failed.push((file.clone(), why));
+            }
             Ok(()) => report.passed += 1,
             Err(fault) => report.failed.push((file.clone(), format!("{fault:#}"))),
         }
@@ -180,25 +193,31 @@ pub async fn play_all<S: Stage>(
 }
 
 type Due<'f> = (&'f String, &'f Script);
+type Outcome<'f> = (&'f String, &'f Script, Result<()>);
 
 async fn together<'f, S: Stage>(
     batch: &[Due<'f>],
     stage: &S,
     patience: Patience,
-) -> Vec<(&'f String, Result<()>)> {
+) -> Vec<Outcome<'f>> {
     let mut playing: Vec<_> = batch
         .iter()
-        .map(|(file, script)| (*file, Box::pin(play::play(script, stage, patience))))
+        .map(|(file, script)| {
+            let playing = Box::pin(play::play(script, stage, patience));
+            (*file, *script, playing)
+        })
         .collect();
     let mut outcomes = Vec::new();
     std::future::poll_fn(|context| {
-        playing.retain_mut(|(file, future)| match future.as_mut().poll(context) {
-            std::task::Poll::Ready(outcome) => {
-                outcomes.push((*file, outcome));
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
+        playing.retain_mut(
+            |(file, script, future)| match future.as_mut().poll(context) {
+                std::task::Poll::Ready(outcome) => {
+                    outcomes.push((*file, *script, outcome));
+                    false
+                }
+                std::task::Poll::Pending => true,
+            },
+        );
         if playing.is_empty() {
             std::task::Poll::Ready(())
         } else {

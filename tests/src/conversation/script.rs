@@ -17,6 +17,8 @@ pub struct Script {
     pub name: String,
     /// Played on this family of servers only.
     pub only: Option<String>,
+    /// This family of servers does not hold it yet; the day it does, the file must say so.
+    pub not_yet: Option<String>,
     /// It waits for long and touches no queue: played beside the others.
     pub aside: bool,
     pub lines: Vec<Line>,
@@ -107,6 +109,7 @@ impl Script {
         let mut script = Self {
             name: String::new(),
             only: None,
+            not_yet: None,
             aside: false,
             lines: Vec::new(),
         };
@@ -146,6 +149,8 @@ impl Script {
             comment.clone_into(&mut self.name);
         } else if let Some(family) = comment.strip_prefix("only: ") {
             self.only = Some(family.to_owned());
+        } else if let Some(family) = comment.strip_prefix("not yet: ") {
+            self.not_yet = Some(family.to_owned());
         } else if comment == "aside" {
             self.aside = true;
         }
