@@ -240,13 +240,8 @@ impl Connection {
             return Err(content.due());
         }
         let cause = crate::control::ids(payload)?;
-        if (number == 0) != (cause.0 == 10) {
-            let text = if number == 0 {
-                "method on channel 0"
-            } else {
-                "connection method on a channel"
-            };
-            return Err(Close::connection(503, text, cause));
+        if number == 0 && cause.0 != 10 {
+            return Err(self.unexpected(cause));
         }
         if number != 0 && self.state != State::Open {
             return Err(Close::connection(
@@ -257,6 +252,12 @@ impl Connection {
         }
         if cause == (60, 40) {
             return self.publish(number, payload);
+        }
+        if number != 0 {
+            if cause.0 != 20 && !self.channels.contains_key(&number) {
+                return Err(Close::connection(504, "expected 'channel.open'", cause));
+            }
+            crate::control::refuse(payload, cause)?;
         }
         crate::control::guard(payload, cause)?;
         let (rest, method) = parse_class(payload).map_err(|_| {
@@ -275,6 +276,19 @@ impl Connection {
         } else {
             self.channel_method(number, method, cause)
         }
+    }
+
+    /// A method out of its order on channel 0; text as RabbitMQ's.
+    fn unexpected(&self, cause: (u16, u16)) -> Close {
+        let state = match self.state {
+            State::Header | State::Start => "starting",
+            State::Tune => "tuning",
+            State::Opening => "opening",
+            State::Open => "running",
+            State::Closing | State::Leaving | State::Gone => "closing",
+        };
+        let text = format!("unexpected method in connection state {state}");
+        Close::connection(504, text, cause)
     }
 
     fn closing_channel(&mut self, number: u16, payload: &[u8]) {
@@ -324,13 +338,7 @@ impl Connection {
                 let method = AMQPClass::Connection(method);
                 self.events.push(Event::Method { channel: 0, method });
             }
-            _ => {
-                return Err(Close::connection(
-                    503,
-                    "unexpected connection method",
-                    cause,
-                ));
-            }
+            _ => return Err(self.unexpected(cause)),
         }
         Ok(())
     }
@@ -371,9 +379,12 @@ impl Connection {
             return Ok(());
         }
         if cause == (20, 10) {
-            if number > self.channel_max {
-                let text = format!("number of channels opened exceeds {}", self.channel_max);
-                return Err(Close::connection(530, text, cause));
+            let (open, most) = (self.channels.len(), self.channel_max);
+            if number > most {
+                let text = format!(
+                    "number of channels opened ({open}) has reached the negotiated channel_max ({most})"
+                );
+                return Err(Close::connection(530, text, (0, 0)));
             }
             if self.channels.contains_key(&number) {
                 return Err(Close::connection(504, "second 'channel.open' seen", cause));

@@ -59,6 +59,34 @@ pub fn ids(payload: &[u8]) -> Result<(u16, u16), Close> {
     }
 }
 
+/// Refuses on an open channel what no client may send or no server of ours does; texts as
+/// RabbitMQ's.
+///
+/// # Errors
+/// 503 for a connection's or a server's method, 540 for arguments that are not supported.
+pub fn refuse(payload: &[u8], cause: (u16, u16)) -> Result<(), Close> {
+    let arguments = payload.get(4..).unwrap_or_default();
+    let (code, text) = match (cause, arguments) {
+        ((10, _), _) => (503, "connection method on a channel".to_owned()),
+        (
+            (20 | 30, 11)
+            | (40, 11 | 21 | 31 | 51)
+            | (50, 11 | 21 | 31 | 41 | 51)
+            | (60, 11 | 21 | 50 | 60 | 71 | 72 | 111)
+            | (85, 11)
+            | (90, 11 | 21 | 31),
+            _,
+        ) => (503, "unimplemented method".to_owned()),
+        ((20, 20), [bits, ..]) if bits & 1 == 0 => (540, "active=false".to_owned()),
+        ((60, 10), [a, b, c, d, ..]) if [*a, *b, *c, *d] != [0; 4] => {
+            let size = u32::from_be_bytes([*a, *b, *c, *d]);
+            (540, format!("prefetch_size!=0 ({size})"))
+        }
+        _ => return Ok(()),
+    };
+    Err(Close::connection(code, text, cause))
+}
+
 /// Checks the table inside a method's arguments, where it has one.
 ///
 /// # Errors
