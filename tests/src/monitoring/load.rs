@@ -28,7 +28,9 @@ use lapin::options::{
     BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, Event,
+};
 
 use super::http;
 
@@ -37,7 +39,7 @@ use super::http;
 pub(crate) struct Done {
     pub(crate) confirmed: u64,
     pub(crate) returned: u64,
-    pub(crate) unroutable: u64,
+    pub(crate) dropped: u64,
     pub(crate) requeued: u64,
     pub(crate) retried: u64,
     pub(crate) dead_lettered: u64,
@@ -116,6 +118,8 @@ async fn rounds(amqp: SocketAddr, server: SocketAddr, stop: &AtomicBool) -> Resu
 struct Client {
     connection: Connection,
     channel: Channel,
+    /// Keeps its message unacked for as long as it lives.
+    holder: Option<Consumer>,
     done: Done,
 }
 
@@ -123,6 +127,15 @@ impl Client {
     async fn open(amqp: SocketAddr) -> Result<Self> {
         let url = format!("amqp://guest:guest@{amqp}/%2f");
         let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
+        // A channel that the server closed says so here only; calls on it say that it is closed.
+        let mut events = connection.events_listener();
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if let Event::Error(error) = event {
+                    eprintln!("the load's connection: {error}");
+                }
+            }
+        });
         let channel = connection.create_channel().await?;
         channel
             .confirm_select(ConfirmSelectOptions::default())
@@ -130,13 +143,14 @@ impl Client {
         Ok(Self {
             connection,
             channel,
+            holder: None,
             done: Done::default(),
         })
     }
 
     async fn prepare(&mut self) -> Result<()> {
         for (queue, limit, delay) in [
-            ("flaky", 1, 10),
+            ("flaky", 1, 400),
             ("strict", 0, 10),
             ("patient", 5, 3_600_000),
         ] {
@@ -149,9 +163,9 @@ impl Client {
         }
         // Kept by a consumer that never answers, on a channel of its own.
         self.publish("held", false).await?;
-        let holder = self.connection.create_channel().await?;
-        let mut held = consume(&holder, "held").await?;
-        held.next().await.context("nothing to hold")??;
+        let mut holder = consume(&self.connection.create_channel().await?, "held").await?;
+        holder.next().await.context("nothing to hold")??;
+        self.holder = Some(holder);
         self.publish("patient", false).await?;
         self.refuse("patient").await
     }
@@ -212,7 +226,7 @@ impl Client {
         }
         self.done.confirmed += 1;
         if queue == "nowhere" && !mandatory {
-            self.done.unroutable += 1;
+            self.done.dropped += 1;
         }
         Ok(())
     }

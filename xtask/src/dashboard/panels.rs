@@ -149,7 +149,7 @@ pub(super) const ROWS: &[Row] = &[
             },
             Panel {
                 title: "Nowhere to go",
-                about: "Returned to a publisher that asked for it; dropped for a publisher that did not.",
+                about: "Reached no queue; of these, returned to a publisher that asked for it.",
                 form: Form::Lines,
                 unit: "suffix:/s",
                 queries: &[
