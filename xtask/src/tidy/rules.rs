@@ -95,7 +95,10 @@ const COLUMNS: usize = 100;
 
 /// A ratchet: files that are longer than they should be, and how long they may be at most. A
 /// line goes when the file is short enough; a new line wants a reason in the commit.
-const LONG_FILES: &[(&str, usize)] = &[];
+const LONG_FILES: &[(&str, usize)] = &[
+    ("gateway/src/session.rs", 1200),
+    ("store/src/shard.rs", 2000),
+];
 
 /// All findings on one file.
 pub(super) fn check(source: &Source) -> Vec<Finding> {
@@ -184,13 +187,14 @@ fn name(source: &Source) -> Vec<Finding> {
 
 /// A line that is wide because of a literal is left to its author: no tool can break it.
 fn columns(source: &Source) -> Vec<Finding> {
-    let lines = numbered(&source.text).zip(source.code.lines());
-    let wide = lines.filter(|((_, line), _)| line.chars().count() > COLUMNS);
-    let wide = wide.filter(|((line, _), _)| !source.literals.iter().any(|(at, _)| at == line));
-    wide.map(|((line, _), _)| {
-        Finding::new(source, line, format!("is wider than {COLUMNS} columns"))
-    })
-    .collect()
+    let wide = numbered(&source.text).filter(|(_, line)| line.chars().count() > COLUMNS);
+    let wide = wide.filter(|(line, _)| !source.literals.iter().any(|one| spans(one, *line)));
+    wide.map(|(line, _)| Finding::new(source, line, format!("is wider than {COLUMNS} columns")))
+        .collect()
+}
+
+fn spans((start, text): &(usize, String), line: usize) -> bool {
+    (*start..=start + text.matches('\n').count()).contains(&line)
 }
 
 /// Left-overs, in any kind of file.
@@ -465,6 +469,7 @@ mod tests {
         );
         is_clean("store/src/a.rs", &format!("// {}", "ü".repeat(97)));
         is_clean("store/src/a.rs", &format!("a(\"{}\")", "x".repeat(98)));
+        is_clean("store/src/a.rs", &format!("a(\"b\n{}\")", "x".repeat(98)));
     }
 
     #[test]
