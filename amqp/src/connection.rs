@@ -382,7 +382,8 @@ impl Connection {
             let (open, most) = (self.channels.len(), self.channel_max);
             if number > most {
                 let text = format!(
-                    "number of channels opened ({open}) has reached the negotiated channel_max ({most})"
+                    "number of channels opened ({open}) has reached the negotiated channel_max \
+                     ({most})"
                 );
                 return Err(Close::connection(530, text, (0, 0)));
             }

@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// The guard must look where the encoder puts the table: a value letter spoilt there is refused.
+    /// The guard looks where the encoder puts the table: a value letter spoilt there is refused.
     #[test]
     fn the_guard_finds_every_table() {
         let mut table = Table::default();
