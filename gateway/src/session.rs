@@ -31,6 +31,8 @@ use crate::reply;
 const TURN: usize = 256 << 10;
 /// Bytes waiting for the socket above which no more deliveries are encoded.
 const WRITE_HIGH: usize = 1 << 20;
+/// Content bytes in one turn that make a publisher a fast one.
+const HEAVY: usize = 32 << 10;
 /// How long a publisher rests when its consumers cannot keep up.
 const REST: Duration = Duration::from_millis(2);
 /// How long a closing client may take to read its goodbye.
@@ -206,7 +208,10 @@ impl Session {
             input.reserve(TURN);
         }
         let block = self.conn.take_block();
+        // Only a publisher that fills its turns can outrun its consumers.
+        let heavy = block.data.len() >= HEAVY;
         self.events(block).await;
+        self.slow |= heavy && self.store.lock().take_slow();
     }
 
     async fn events(&mut self, block: Block) {
@@ -241,7 +246,6 @@ impl Session {
                 other => self.control(other),
             }
         }
-        self.slow |= self.has_published && self.store.lock().is_slow();
     }
 
     fn key(&self, channel: u16) -> ChannelKey {

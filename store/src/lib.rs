@@ -36,7 +36,7 @@ use topology::arguments::Arguments;
 use topology::{Binding, Exchange};
 
 /// Bodies kept in memory beyond what is needed at once, bytes.
-const MEMORY_BUDGET: u64 = 96 << 20;
+const MEMORY_BUDGET: u64 = 64 << 20;
 /// How often time is looked at: expiry, leases, retries.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -324,6 +324,7 @@ impl Store {
 
     /// Ledger lines and messages in one commit; a nominal time at or before the newest is left out.
     pub async fn fire(&self, fires: Vec<Fire>) -> Result<()> {
+        let mut held = Vec::new();
         let told = {
             let mut shard = self.lock();
             let fired_at = clock::now();
@@ -338,7 +339,14 @@ impl Store {
                 let address = Address::new(fire.exchange.as_bytes(), fire.routing_key.as_bytes());
                 block.push(&address, &fire.properties, &fire.body);
                 let vhost: Arc<str> = fire.vhost.as_str().into();
-                let _ = shard.publish(&vhost, None, &Arc::new(block), (0, 1), 0);
+                match shard.hold(&vhost, &Arc::new(block)) {
+                    Some(more) => held.extend(more),
+                    None => tracing::warn!(
+                        schedule = fire.schedule,
+                        exchange = fire.exchange,
+                        "the exchange is gone: this tick reaches nobody"
+                    ),
+                }
                 let row = ScheduleRow {
                     name: fire.schedule.clone(),
                     spec_hash: fire.spec_hash,
@@ -353,7 +361,9 @@ impl Store {
             }
             shard.on_disk()
         };
-        told.await.map_err(|_| Error::Stopped)
+        told.await.map_err(|_| Error::Stopped)?;
+        self.lock().release_held(held);
+        Ok(())
     }
 
     pub async fn put_schedule(&self, row: ScheduleRow) -> Result<()> {
@@ -490,7 +500,10 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
     for waiting in image.waiting {
         if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
             queue.log.waiting.insert(waiting.seq, waiting.due_at);
-            queue.log.attempts.insert(waiting.seq, waiting.attempt);
+            queue.log.stragglers.insert(waiting.seq);
+            if waiting.attempt > 0 {
+                queue.log.attempts.insert(waiting.seq, waiting.attempt);
+            }
         }
     }
     for spec in image.bindings {

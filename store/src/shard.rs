@@ -20,7 +20,7 @@ use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
 use crate::log::segment;
 use crate::model::*;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
-use crate::queue::{Log, Piece, Place, Take};
+use crate::queue::{Log, Piece, Take};
 use crate::rules::dead_letter::{self, Reason};
 use crate::rules::retry;
 use crate::topology::Vhost;
@@ -32,6 +32,8 @@ const OUTBOX_BYTES: u64 = 1 << 20;
 const TURN_MAX: u32 = 64;
 /// Ready bytes in a queue with busy consumers above which publishers are slowed.
 const SLOW_BYTES: u64 = 8 << 20;
+/// Publishes waiting for their confirm above which publishers are slowed.
+const TICKETS_MAX: usize = 100_000;
 /// Publisher and consumer address of direct reply-to.
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Replies to deferred calls are captured here: the job's id follows.
@@ -111,6 +113,8 @@ pub(crate) struct Channel {
     pub(crate) window: u32,
     /// Unacked deliveries to consumers, all together.
     in_window: u32,
+    /// The earliest end of a lease, or none.
+    next_lease: Option<Micros>,
     pub(crate) reply_consumer: Option<(Arc<[u8]>, Arc<str>)>,
 }
 
@@ -135,6 +139,8 @@ pub(crate) struct Queue {
     /// Unacked deliveries carry a lease: session, channel → looked at by `tick`.
     saved_handed: Seq,
     idle_since: Micros,
+    /// Rows of a queue that is not durable may be in the store.
+    spilled: bool,
 }
 
 struct Ticket {
@@ -164,6 +170,16 @@ pub(crate) struct Saving {
     pub(crate) pieces: Vec<Piece>,
     /// Seqs not to write: settled before the cut.
     pub(crate) settled: Vec<Seq>,
+    /// A restart forgets them.
+    pub(crate) transient: bool,
+}
+
+/// A message on its way to disk that nobody may see before it is there.
+pub(crate) struct Held {
+    queue: QueueId,
+    /// Its place; none in a queue that keeps nothing on disk.
+    seq: Option<Seq>,
+    piece: Piece,
 }
 
 pub struct Shard {
@@ -193,6 +209,7 @@ pub struct Shard {
     pub(crate) writer: Arc<Notify>,
     pub(crate) loader: Arc<Notify>,
     chance: u64,
+    slow: bool,
 }
 
 impl Shard {
@@ -224,6 +241,7 @@ impl Shard {
             writer,
             loader,
             chance: 0x9E37_79B9_7F4A_7C15,
+            slow: false,
         }
     }
 
@@ -499,9 +517,73 @@ impl Shard {
             queue.log.append(piece);
             self.trim(*id);
             self.pump(*id);
+            self.slow |= self.queues.get(id).is_some_and(|queue| {
+                queue.log.ready_bytes() > SLOW_BYTES && !queue.consumers.is_empty()
+            });
         }
         if self.wanted {
             self.writer.notify_one();
+        }
+    }
+
+    /// Writes a message to the queues it reaches without handing it out yet: a tick must be in
+    /// the ledger before anybody sees it (I7). `None`: no such exchange.
+    pub(crate) fn hold(&mut self, vhost: &Arc<str>, block: &Arc<Block>) -> Option<Vec<Held>> {
+        let now = clock::now();
+        self.counters.published += 1;
+        let mut held = Vec::new();
+        for id in self.route(vhost, block, 0)?.iter().copied() {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            if !queue.spec.durable {
+                held.push(Held {
+                    queue: id,
+                    seq: None,
+                    piece: Piece::new(0, 1, block.clone(), 0, now),
+                });
+                continue;
+            }
+            let seq = queue.log.reserve();
+            queue.log.stragglers.insert(seq);
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            let mut encoder = segment::Encoder::default();
+            encoder.push(block, 0, 0, 0);
+            let (index, data) = encoder.finish();
+            self.pending.waiting.push(WaitingRow {
+                queue: id,
+                seq,
+                due_at: now,
+                attempt: 0,
+                index,
+                data,
+            });
+            let piece = Piece::new(seq, 1, block.clone(), 0, now);
+            held.push(Held {
+                queue: id,
+                seq: Some(seq),
+                piece,
+            });
+        }
+        Some(held)
+    }
+
+    /// The commit that holds them is on disk: hands them out.
+    pub(crate) fn release_held(&mut self, held: Vec<Held>) {
+        for Held {
+            queue: id,
+            seq,
+            piece,
+        } in held
+        {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            match seq {
+                Some(seq) => queue.log.appear(seq, piece),
+                None => queue.log.append(piece),
+            }
+            self.pump(id);
         }
     }
 
@@ -544,15 +626,9 @@ impl Shard {
         }
     }
 
-    /// True when the publisher should wait a little: its consumers cannot keep up.
-    pub fn is_slow(&self) -> bool {
-        self.sessions.values().any(|session| {
-            session.stalled.iter().any(|id| {
-                self.queues
-                    .get(id)
-                    .is_some_and(|queue| queue.log.ready_bytes() > SLOW_BYTES)
-            })
-        }) || self.tickets.len() > 100_000
+    /// True when a publisher since the last call was faster than its consumers, who come first.
+    pub fn take_slow(&mut self) -> bool {
+        std::mem::take(&mut self.slow) || self.tickets.len() > TICKETS_MAX
     }
 
     fn mark_dirty(dirty: &mut Vec<QueueId>, writer: &Notify, queue: &mut Queue) {
@@ -844,8 +920,12 @@ impl Shard {
             } else {
                 fair.min(consumer.credit()).min(left)
             };
-            let (piece, redelivered) = match queue.log.take(max) {
-                Take::Run { piece, redelivered } => (piece, redelivered),
+            let (piece, redelivered, own) = match queue.log.take(max) {
+                Take::Run {
+                    piece,
+                    redelivered,
+                    own,
+                } => (piece, redelivered, own),
                 Take::Load(segment) => {
                     self.want_load(id, segment);
                     return;
@@ -862,17 +942,16 @@ impl Shard {
             if !no_ack {
                 consumer.unacked += piece.count;
             }
-            self.deliver(id, key, tag, piece, redelivered, no_ack);
+            self.deliver(id, (key, tag), piece, (redelivered, own), no_ack);
         }
     }
 
     fn deliver(
         &mut self,
         id: QueueId,
-        key: ChannelKey,
-        tag: Arc<[u8]>,
+        (key, tag): (ChannelKey, Arc<[u8]>),
         piece: Piece,
-        redelivered: bool,
+        (redelivered, own): (bool, bool),
         no_ack: bool,
     ) {
         self.counters.delivered += u64::from(piece.count);
@@ -899,11 +978,10 @@ impl Shard {
             if !tag.is_empty() {
                 channel.in_window += count;
             }
-            let own = self
-                .queues
-                .get(&id)
-                .is_some_and(|q| q.log.chunks.front().is_none_or(|c| c.first > first_seq))
-                .then(|| piece.clone());
+            let own = own.then(|| piece.clone());
+            if let Some(at) = deadline {
+                channel.next_lease = Some(channel.next_lease.map_or(at, |known| known.min(at)));
+            }
             channel.unacked.push_back(Unacked {
                 first,
                 count,
@@ -959,13 +1037,23 @@ impl Shard {
         };
         queue.idle_since = clock::now();
         match queue.log.take(1) {
-            Take::Run { piece, redelivered } => {
+            Take::Run {
+                piece,
+                redelivered,
+                own,
+            } => {
                 let remaining = u32::try_from(queue.log.ready()).unwrap_or(u32::MAX);
                 let before = self
                     .sessions
                     .get(&key.session)
                     .map_or(0, |s| s.outbox.len());
-                self.deliver(id, key, Arc::from(&b""[..]), piece, redelivered, no_ack);
+                self.deliver(
+                    id,
+                    (key, Arc::from(&b""[..])),
+                    piece,
+                    (redelivered, own),
+                    no_ack,
+                );
                 let Some(session) = self.sessions.get_mut(&key.session) else {
                     return Got::Empty;
                 };
@@ -1196,6 +1284,10 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&run.queue) else {
                 return;
             };
+            if queue.arguments.work.is_none() && queue.arguments.dead_letter_exchange.is_none() {
+                self.settle(run.queue, seq, 1);
+                continue;
+            }
             let piece = match &run.own {
                 Some(piece) => Some(piece.clone()),
                 None => queue.log.content(seq),
@@ -1255,6 +1347,10 @@ impl Shard {
         };
         queue.log.attempts.insert(seq, failures);
         queue.log.waiting.insert(seq, due_at);
+        queue.log.dead_rows.retain(|row| *row != seq);
+        if queue.spec.durable {
+            queue.log.stragglers.insert(seq);
+        }
         if queue.spec.durable {
             let row = WaitingRow {
                 queue: id,
@@ -1456,6 +1552,9 @@ impl Shard {
         let mut ended = Vec::new();
         for (&session, slot) in &mut self.sessions {
             for (&channel, slot) in &mut slot.channels {
+                if slot.next_lease.is_none_or(|at| at > now) {
+                    continue;
+                }
                 let key = ChannelKey { session, channel };
                 let mut at = 0;
                 while at < slot.unacked.len() {
@@ -1468,6 +1567,7 @@ impl Shard {
                         at += 1;
                     }
                 }
+                slot.next_lease = slot.unacked.iter().filter_map(|run| run.deadline).min();
             }
         }
         for (key, run) in ended {
@@ -1504,30 +1604,17 @@ impl Shard {
                 continue;
             };
             queue.dirty = false;
-            for chunk in &mut queue.log.chunks {
-                if chunk.wants_saving() {
-                    self.last_segment += 1;
-                    let segment = SegmentId(self.last_segment);
-                    let pieces = chunk.start_saving(segment);
-                    let settled: Vec<Seq> = (chunk.first..=chunk.last)
-                        .filter(|&seq| chunk.is_settled(seq))
-                        .collect();
-                    cut.saving.push(Saving {
-                        id: segment,
-                        queue: id,
-                        pieces,
-                        settled,
-                    });
-                } else if let Place::Saved(segment) = chunk.place
-                    && let Some(bits) = chunk.bits_to_save()
-                {
-                    cut.batch.settled.push(SettledRow {
-                        segment,
-                        queue: id,
-                        bits,
-                    });
-                }
-            }
+            Self::save(&mut cut, &mut self.last_segment, queue, false);
+            let rows = &mut cut.batch.settled;
+            queue.log.settled_rows(|segment, bits| {
+                rows.push(SettledRow {
+                    segment,
+                    queue: id,
+                    bits,
+                });
+            });
+            let rows = queue.log.dead_rows.drain(..);
+            cut.batch.dropped_waiting.extend(rows.map(|seq| (id, seq)));
             cut.batch
                 .dropped_segments
                 .append(&mut queue.log.dead_segments);
@@ -1548,7 +1635,51 @@ impl Shard {
                 next,
             });
         }
+        self.make_room(&mut cut);
         cut
+    }
+
+    fn save(cut: &mut Cut, last_segment: &mut u64, queue: &mut Queue, pressure: bool) {
+        let id = queue.spec.id;
+        queue.log.start_saving(pressure, |chunk| {
+            *last_segment += 1;
+            let segment = SegmentId(*last_segment);
+            let settled: Vec<Seq> = (chunk.first..=chunk.last)
+                .filter(|&seq| chunk.is_settled(seq))
+                .collect();
+            let (pieces, transient) = chunk.start_saving(segment, pressure);
+            cut.saving.push(Saving {
+                id: segment,
+                queue: id,
+                pieces,
+                settled,
+                transient,
+            });
+        });
+    }
+
+    /// Under memory pressure messages that need no disk go there too, largest queues first.
+    fn make_room(&mut self, cut: &mut Cut) {
+        let mut resident: u64 = self.queues.values().map(|queue| queue.log.resident).sum();
+        if resident <= self.options.memory_budget {
+            return;
+        }
+        let mut sizes: Vec<(u64, QueueId)> = self
+            .queues
+            .iter()
+            .map(|(&id, queue)| (queue.log.resident, id))
+            .collect();
+        sizes.sort_unstable_by_key(|&(size, _)| std::cmp::Reverse(size));
+        for (size, id) in sizes {
+            if resident <= self.options.memory_budget {
+                break;
+            }
+            resident = resident.saturating_sub(size);
+            if let Some(queue) = self.queues.get_mut(&id) {
+                Self::save(cut, &mut self.last_segment, queue, true);
+                queue.spilled = true;
+            }
+        }
     }
 
     /// The commit is on disk: confirms and waiters go out.
@@ -1612,8 +1743,12 @@ impl Shard {
 
     // ---- queues ----------------------------------------------------------------------------
 
-    pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, log: Log) {
+    pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
         let id = spec.id;
+        if !spec.durable {
+            // Nothing of it survives a restart, so nothing must be marked before it is handed out.
+            log.handed = Seq::MAX;
+        }
         if let Some(names) = self.vhosts.get_mut(&spec.vhost) {
             names.queues.insert(spec.name.clone(), id);
         }
@@ -1629,6 +1764,7 @@ impl Shard {
             dirty: false,
             saved_handed: 0,
             idle_since: clock::now(),
+            spilled: false,
         };
         self.queues.insert(id, queue);
     }
@@ -1656,7 +1792,7 @@ impl Shard {
         if let Some(owner) = queue.owner.and_then(|owner| self.sessions.get_mut(&owner)) {
             owner.exclusive.retain(|known| *known != id);
         }
-        if queue.spec.durable {
+        if queue.spec.durable || queue.spilled {
             self.pending.waiting.retain(|row| row.queue != id);
             self.pending
                 .definitions

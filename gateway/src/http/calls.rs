@@ -4,7 +4,10 @@
 //! body's length is judged before it is read (I9).
 //! Never: looks into the body; it passes verbatim.
 //! In: the router.  Out: `Store::submit_call`.
-#![expect(unused_qualifications, reason = "utoipa's macro qualifies parameter types")]
+#![expect(
+    unused_qualifications,
+    reason = "utoipa's macro qualifies parameter types"
+)]
 
 use std::time::Duration;
 

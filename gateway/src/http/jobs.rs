@@ -3,7 +3,10 @@
 //! Keeps: the wire form of a job; a user sees only jobs of vhosts that they may use.
 //! Never: decides a transition; the store's fences do (I6).
 //! In: the router; `calls` answers with the same parts.
-#![expect(unused_qualifications, reason = "utoipa's macro qualifies parameter types")]
+#![expect(
+    unused_qualifications,
+    reason = "utoipa's macro qualifies parameter types"
+)]
 
 use std::time::Duration;
 

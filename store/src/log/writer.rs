@@ -133,7 +133,7 @@ fn encode(cut: &mut Cut) {
             last_seq,
             count,
             bytes,
-            transient: false,
+            transient: saving.transient,
             first_at: base_at,
             last_at,
             index,

@@ -138,19 +138,25 @@ impl Chunk {
         }
     }
 
-    /// True when a commit should take it along.
-    pub fn wants_saving(&self) -> bool {
-        matches!(self.place, Place::Open | Place::Closed) && self.persistent && self.live > 0
+    /// True when a commit should take it along; under memory `pressure` also for room alone.
+    pub fn wants_saving(&self, pressure: bool) -> bool {
+        match self.place {
+            Place::Open => self.persistent && self.live > 0,
+            Place::Closed => (self.persistent || pressure) && self.live > 0,
+            Place::Saving(_) | Place::Saved(_) => false,
+        }
     }
 
-    /// The pieces to encode, and the row's id from now on.
-    pub fn start_saving(&mut self, id: SegmentId) -> Vec<Piece> {
+    /// The pieces to encode, under the row's id from now on, and whether a restart may forget
+    /// them. Under `pressure` messages that are not persistent go along, to make room.
+    pub fn start_saving(&mut self, id: SegmentId, pressure: bool) -> (Vec<Piece>, bool) {
         self.place = Place::Saving(id);
-        self.pieces
+        self.volatile &= !pressure;
+        let taken = self
+            .pieces
             .iter()
-            .filter(|piece| piece.persistent)
-            .cloned()
-            .collect()
+            .filter(|piece| piece.persistent || pressure);
+        (taken.cloned().collect(), !self.persistent)
     }
 
     pub fn saved_now(&mut self) {
@@ -180,7 +186,8 @@ impl Chunk {
         let at = (seq - self.first) as usize;
         self.bits
             .as_ref()
-            .is_some_and(|bits| bits[at / 64] & (1 << (at % 64)) != 0)
+            .and_then(|bits| bits.get(at / 64))
+            .is_some_and(|word| word & (1 << (at % 64)) != 0)
     }
 
     fn set(&mut self, seq: Seq) {
@@ -199,6 +206,7 @@ impl Chunk {
         if from >= end {
             return;
         }
+        self.unsaved_bits = true;
         let newly = if self.bits.is_none() && from == self.done {
             self.done = end;
             (end - from) as u32
@@ -234,23 +242,32 @@ impl Chunk {
         while self.done <= self.last && self.is_settled(self.done) {
             self.done += 1;
         }
-        self.unsaved_bits = true;
         newly
     }
 
-    /// Settled bits for the store; `None` when the queue's head says it all.
+    /// Settled bits for the store; `None` when nothing changed, or all is settled.
     pub fn bits_to_save(&mut self) -> Option<Vec<u8>> {
         if !std::mem::take(&mut self.unsaved_bits) || self.live == 0 {
             return None;
         }
         let count = (self.last - self.first + 1) as usize;
         let mut out = vec![0u8; count.div_ceil(8)];
-        for at in 0..count {
-            if self.is_settled(self.first + at as u64) {
-                out[at / 8] |= 1 << (at % 8);
+        for (at, word) in self.bits.iter().flatten().enumerate() {
+            for (byte, bits) in out.iter_mut().skip(at * 8).zip(word.to_le_bytes()) {
+                *byte = bits;
             }
         }
+        let done = (self.done - self.first) as usize;
+        out[..done / 8].fill(0xFF);
+        if done % 8 != 0 {
+            out[done / 8] |= (1 << (done % 8)) - 1;
+        }
         Some(out)
+    }
+
+    /// True when the queue's head alone says what is settled here, given that it is the front.
+    pub fn is_settled_in_order(&self) -> bool {
+        self.bits.is_none()
     }
 
     fn piece_at(&self, seq: Seq) -> usize {

@@ -73,6 +73,11 @@ impl Piece {
         &self.block.entries[self.index(offset)]
     }
 
+    /// What the messages cost in memory: wire bytes and their share of the block's index.
+    fn memory_bytes(&self) -> u64 {
+        self.wire_bytes() + u64::from(self.count) * size_of::<Entry>() as u64
+    }
+
     fn wire_bytes(&self) -> u64 {
         let first = &self.block.entries[self.from as usize];
         let last = &self.block.entries[(self.from + self.count - 1) as usize];
@@ -97,6 +102,8 @@ pub enum Take {
     Run {
         piece: Piece,
         redelivered: bool,
+        /// The content is not in the log: it waited in a row of its own.
+        own: bool,
     },
     /// The next message's body is on disk: read this segment, then take again.
     Load(SegmentId),
@@ -110,6 +117,8 @@ pub enum Take {
 struct Returned {
     /// The content, when it is not in a chunk (it waited in a row of its own).
     own: Option<Piece>,
+    /// False for a message that was held back and never handed out.
+    redelivered: bool,
 }
 
 /// What settling touched.
@@ -131,6 +140,14 @@ pub struct Log {
     /// Contents of waiting messages of a queue that is not durable.
     pub parked: BTreeMap<Seq, Piece>,
     expiring: bool,
+    /// Messages whose content lives in a waiting row, until they are settled.
+    pub stragglers: std::collections::HashSet<Seq, foldhash::fast::RandomState>,
+    /// Waiting rows of messages that are settled.
+    pub dead_rows: Vec<Seq>,
+    /// First seqs of chunks with settled bits that no commit has recorded.
+    touched: Vec<Seq>,
+    /// All chunks below are saved, or need not be.
+    unsaved_from: Seq,
     cursor: Seq,
     next: Seq,
     ready: u64,
@@ -203,15 +220,14 @@ impl Log {
         self.expiring |= piece.expiring;
         self.ready += u64::from(piece.count);
         self.ready_bytes += bytes;
+        let bytes = piece.memory_bytes();
         self.resident += bytes;
         let open = self
             .chunks
             .back()
             .is_some_and(|c| c.is_open() && c.bytes < CHUNK_BYTES);
         if !open {
-            if let Some(back) = self.chunks.back_mut() {
-                back.close();
-            }
+            self.close_back();
             self.chunks.push_back(Chunk::open(piece.first, piece.at));
         }
         let back = self.chunks.back_mut().expect("a chunk was pushed");
@@ -232,8 +248,16 @@ impl Log {
     /// The next ready messages, at most `max`, as one run. Moves them to unacked.
     pub fn take(&mut self, max: u32) -> Take {
         match self.look(max) {
-            Look::Found { piece, returned } => {
-                let redelivered = returned || piece.first < self.recovered_handed;
+            Look::Found {
+                piece,
+                returned,
+                own,
+            } => {
+                let before = self
+                    .returned
+                    .get(&piece.first)
+                    .is_some_and(|r| r.redelivered);
+                let redelivered = (returned && before) || piece.first < self.recovered_handed;
                 let n = u64::from(piece.count);
                 if returned {
                     self.returned.remove(&piece.first);
@@ -243,7 +267,11 @@ impl Log {
                 }
                 self.ready -= n;
                 self.unacked += n;
-                Take::Run { piece, redelivered }
+                Take::Run {
+                    piece,
+                    redelivered,
+                    own,
+                }
             }
             Look::Load(id) => Take::Load(id),
             Look::Fence => Take::Fence,
@@ -265,6 +293,7 @@ impl Log {
                 return Look::Found {
                     piece: own.clone(),
                     returned: true,
+                    own: true,
                 };
             }
             let Some(at) = self.chunk_of(seq) else {
@@ -276,6 +305,7 @@ impl Log {
                 Some((piece, offset)) => Look::Found {
                     piece: piece.slice(offset, 1),
                     returned: true,
+                    own: false,
                 },
                 None => self.chunks[at].segment().map_or(Look::Empty, Look::Load),
             };
@@ -316,6 +346,7 @@ impl Log {
                     return Look::Found {
                         piece,
                         returned: false,
+                        own: false,
                     };
                 }
                 None => self.cursor = chunk.last + 1,
@@ -328,15 +359,41 @@ impl Log {
         for seq in first..first + u64::from(count) {
             self.unacked -= 1;
             self.ready += 1;
-            self.returned.insert(seq, Returned { own: own.clone() });
+            self.returned.insert(
+                seq,
+                Returned {
+                    own: own.clone(),
+                    redelivered: true,
+                },
+            );
         }
     }
 
     /// A message whose waiting time is over becomes ready at its old place.
     pub fn wake(&mut self, seq: Seq, piece: Piece) {
         self.waiting.remove(&seq);
+        let redelivered = self.attempts.contains_key(&seq);
+        self.show(seq, piece, redelivered);
+    }
+
+    /// A message that was held back until its commit becomes ready.
+    pub fn appear(&mut self, seq: Seq, piece: Piece) {
+        self.show(seq, piece, false);
+    }
+
+    fn show(&mut self, seq: Seq, piece: Piece, redelivered: bool) {
+        self.expiring |= piece.expiring;
         self.ready += 1;
-        self.returned.insert(seq, Returned { own: Some(piece) });
+        let own = Some(piece);
+        self.returned.insert(seq, Returned { own, redelivered });
+    }
+
+    /// A seq for a message that will not be in the log.
+    pub fn reserve(&mut self) -> Seq {
+        self.close_back();
+        let seq = self.next;
+        self.next += 1;
+        seq
     }
 
     /// Unacked messages reach their end.
@@ -347,6 +404,10 @@ impl Log {
             tickets: Vec::new(),
         };
         let (mut seq, end) = (first, first + u64::from(count));
+        if !self.stragglers.is_empty() {
+            let gone = (seq..end).filter(|seq| self.stragglers.remove(seq));
+            self.dead_rows.extend(gone);
+        }
         while seq < end {
             if !self.attempts.is_empty() {
                 self.attempts.remove(&seq);
@@ -357,7 +418,11 @@ impl Log {
             };
             let chunk = &mut self.chunks[at];
             let upto = end.min(chunk.last + 1);
+            let known = chunk.unsaved_bits;
             chunk.settle(seq, upto, &mut out.tickets);
+            if !known && chunk.unsaved_bits {
+                self.touched.push(chunk.first);
+            }
             if !self.attempts.is_empty() {
                 for gone in seq..upto {
                     self.attempts.remove(&gone);
@@ -371,6 +436,16 @@ impl Log {
         out
     }
 
+    fn close_back(&mut self) {
+        let Some(back) = self.chunks.back_mut() else {
+            return;
+        };
+        back.close();
+        if back.is_done() {
+            self.drop_chunk(self.chunks.len() - 1);
+        }
+    }
+
     fn drop_chunk(&mut self, at: usize) {
         // The open chunk and one under way to disk stay until they are saved.
         if self.chunks[at].is_saving() {
@@ -379,10 +454,46 @@ impl Log {
         if (at == 0 || !self.chunks[at].is_open())
             && let Some(chunk) = self.chunks.remove(at)
         {
-            {
-                self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-                self.dead_segments.extend(chunk.segment());
-                self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));
+            self.resident = self.resident.saturating_sub(chunk.resident_bytes());
+            self.dead_segments.extend(chunk.segment());
+            self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));
+        }
+    }
+
+    /// Chunks that a commit should append, in order; under memory `pressure` also those that
+    /// only need room. `each` answers the row's id.
+    pub fn start_saving(&mut self, pressure: bool, mut each: impl FnMut(&mut Chunk)) {
+        let from = if pressure { 0 } else { self.unsaved_from };
+        let at = self.chunks.partition_point(|chunk| chunk.last < from);
+        for chunk in self.chunks.range_mut(at..) {
+            if chunk.wants_saving(pressure) {
+                each(chunk);
+            }
+        }
+        self.unsaved_from = match self.chunks.back() {
+            Some(back) if back.is_open() => back.first,
+            _ => self.next,
+        };
+    }
+
+    /// Settled bits that the queue's head does not tell, of segments already on disk.
+    pub fn settled_rows(&mut self, mut each: impl FnMut(SegmentId, Vec<u8>)) {
+        let touched = std::mem::take(&mut self.touched);
+        for first in touched {
+            let at = self.chunks.partition_point(|chunk| chunk.last < first);
+            let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| chunk.first == first) else {
+                continue;
+            };
+            match chunk.place {
+                Place::Saved(_) if at == 0 && chunk.is_settled_in_order() => {
+                    chunk.unsaved_bits = false;
+                }
+                Place::Saved(id) => {
+                    if let Some(bits) = chunk.bits_to_save() {
+                        each(id, bits);
+                    }
+                }
+                _ => self.touched.push(first),
             }
         }
     }
@@ -571,7 +682,11 @@ impl Log {
 }
 
 enum Look {
-    Found { piece: Piece, returned: bool },
+    Found {
+        piece: Piece,
+        returned: bool,
+        own: bool,
+    },
     Load(SegmentId),
     Fence,
     Empty,
