@@ -373,26 +373,29 @@ impl Connection {
         Ok(())
     }
 
-    fn channel_method(&mut self, number: u16, method: AMQPClass, cause: (u16, u16)) -> Fault {
-        // Both sides closed at once: the answer to ours comes after theirs ended the channel.
-        if cause == (20, 41) {
-            return Ok(());
+    fn open_channel(&mut self, number: u16, cause: (u16, u16)) -> Fault {
+        let (open, most) = (self.channels.len(), self.channel_max);
+        if number > most {
+            let text = format!(
+                "number of channels opened ({open}) has reached the negotiated channel_max \
+                 ({most})"
+            );
+            return Err(Close::connection(530, text, (0, 0)));
         }
-        if cause == (20, 10) {
-            let (open, most) = (self.channels.len(), self.channel_max);
-            if number > most {
-                let text = format!(
-                    "number of channels opened ({open}) has reached the negotiated channel_max \
-                     ({most})"
-                );
-                return Err(Close::connection(530, text, (0, 0)));
-            }
-            if self.channels.contains_key(&number) {
-                return Err(Close::connection(504, "second 'channel.open' seen", cause));
-            }
-            self.channels.insert(number, ChannelState::default());
-            self.events.push(Event::ChannelOpen { channel: number });
-            return Ok(());
+        if self.channels.contains_key(&number) {
+            return Err(Close::connection(504, "second 'channel.open' seen", cause));
+        }
+        self.channels.insert(number, ChannelState::default());
+        self.events.push(Event::ChannelOpen { channel: number });
+        Ok(())
+    }
+
+    fn channel_method(&mut self, number: u16, method: AMQPClass, cause: (u16, u16)) -> Fault {
+        match cause {
+            // Both sides closed at once: the answer to ours comes after theirs ended the channel.
+            (20, 41) => return Ok(()),
+            (20, 10) => return self.open_channel(number, cause),
+            _ => {}
         }
         let Some(channel) = self.channels.get_mut(&number) else {
             return Err(Close::connection(504, "expected 'channel.open'", cause));

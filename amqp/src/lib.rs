@@ -3,7 +3,8 @@
 //! Keeps: sizes are checked before bytes are kept, depths before tables are decoded; contents stay
 //! in wire form from the publisher's frame to the consumer's.
 //! Never: a socket, a clock, a task; time comes in as an argument.
-//! In: `gateway::session` feeds a [`connection::Connection`]; `store` knows [`content::Block`] only.
+//! In: `gateway::session` feeds a [`connection::Connection`]; `store` knows no more than
+//! [`content::Block`] and the tables in it.
 
 #[cfg(any(test, feature = "client"))]
 pub mod client;

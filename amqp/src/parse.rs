@@ -11,9 +11,11 @@
 use super::{Closing, Connection, Event, Fault, State};
 use crate::content::{Address, Entry, flags_of, frame_size};
 use crate::limits::{ASSEMBLING_MAX, FRAME_MIN, FRAME_OVERHEAD, PRE_AUTH_FRAME_MAX};
-use crate::reply::Close;
+use crate::reply::{Close, Scope};
 
 const END: u8 = 0xCE;
+/// What a fault in a content names: basic.publish.
+const CAUSE: (u16, u16) = (60, 40);
 
 /// A content under way on one channel.
 pub(super) struct Assembly {
@@ -48,7 +50,50 @@ impl Assembly {
             None => "expected content header for class 60, got non content header frame instead",
             Some(_) => "expected content body, got non content body frame instead",
         };
-        Close::connection(505, text, (60, 40))
+        Close::connection(505, text, CAUSE)
+    }
+
+    /// Checks the next header (2) or body (3) frame and counts it.
+    fn take(&mut self, kind: u8, payload: &[u8], message_max: u64) -> Fault {
+        match (kind, self.left) {
+            (2, None) => self.header(payload, message_max),
+            (3, Some(left)) => {
+                let left = left.checked_sub(payload.len() as u64).ok_or_else(|| {
+                    Close::connection(501, "content body is longer than declared", CAUSE)
+                })?;
+                self.left = Some(left);
+                Ok(())
+            }
+            _ => Err(self.due()),
+        }
+    }
+
+    fn header(&mut self, payload: &[u8], message_max: u64) -> Fault {
+        if payload.len() < 14 {
+            return Err(Close::connection(
+                502,
+                "cannot decode content header",
+                CAUSE,
+            ));
+        }
+        if payload[..2] != [0, 60] {
+            let class = u16::from_be_bytes([payload[0], payload[1]]);
+            let text =
+                format!("expected content header for class 60, got one for class {class} instead");
+            return Err(Close::connection(505, text, CAUSE));
+        }
+        let size = u64::from_be_bytes(payload[4..12].try_into().unwrap_or_default());
+        let Some((flags, priority)) = flags_of(&payload[12..]) else {
+            return Err(Close::connection(502, "cannot decode properties", CAUSE));
+        };
+        if size > message_max {
+            let text =
+                format!("message size {size} is larger than configured max size {message_max}");
+            return Err(Close::channel(406, text, CAUSE));
+        }
+        (self.flags, self.priority) = (flags, priority);
+        (self.left, self.body_size) = (Some(size), size);
+        Ok(())
     }
 }
 
@@ -210,7 +255,6 @@ impl Connection {
 
     /// A header or body frame of a content that did not come in one piece.
     fn content(&mut self, number: u16, frame: &[u8]) -> Fault {
-        let cause = (60, 40);
         if self.state == State::Closing {
             return Ok(());
         }
@@ -224,60 +268,25 @@ impl Connection {
         }
         let assembly = channel.content.as_mut().ok_or_else(nothing_due)?;
         let payload = &frame[7..frame.len() - 1];
-        match (frame[0], assembly.left) {
-            (2, None) => {
-                if payload.len() < 14 {
-                    return Err(Close::connection(
-                        502,
-                        "cannot decode content header",
-                        cause,
-                    ));
-                }
-                if payload[..2] != [0, 60] {
-                    let class = u16::from_be_bytes([payload[0], payload[1]]);
-                    let text = format!(
-                        "expected content header for class 60, got one for class {class} instead"
-                    );
-                    return Err(Close::connection(505, text, cause));
-                }
-                let size = u64::from_be_bytes(payload[4..12].try_into().unwrap_or_default());
-                let Some((flags, priority)) = flags_of(&payload[12..]) else {
-                    return Err(Close::connection(502, "cannot decode properties", cause));
-                };
-                if size > self.options.message_max {
-                    let max = self.options.message_max;
-                    let text =
-                        format!("message size {size} is larger than configured max size {max}");
-                    channel.content = None;
-                    channel.closing = Closing::Fault;
-                    let close = Close::channel(406, text, cause);
-                    self.events.push(Event::ChannelError {
-                        channel: number,
-                        close,
-                    });
-                    return Ok(());
-                }
-                (assembly.flags, assembly.priority) = (flags, priority);
-                (assembly.left, assembly.body_size) = (Some(size), size);
+        match assembly.take(frame[0], payload, self.options.message_max) {
+            Ok(()) => {}
+            Err(close) if close.scope == Scope::Channel => {
+                channel.content = None;
+                channel.closing = Closing::Fault;
+                self.events.push(Event::ChannelError {
+                    channel: number,
+                    close,
+                });
+                return Ok(());
             }
-            (3, Some(left)) => {
-                if payload.len() as u64 > left {
-                    return Err(Close::connection(
-                        501,
-                        "content body is longer than declared",
-                        cause,
-                    ));
-                }
-                assembly.left = Some(left - payload.len() as u64);
-            }
-            _ => return Err(assembly.due()),
+            Err(close) => return Err(close),
         }
         assembly.split |= frame.len() > FRAME_MIN as usize;
         // An empty body frame says nothing; kept, it would only cost.
         if frame[0] == 2 || !payload.is_empty() {
             self.assembling += frame.len() as u64;
             if self.assembling > ASSEMBLING_MAX.max(2 * self.options.message_max) {
-                return Err(Close::connection(506, "too many contents under way", cause));
+                return Err(Close::connection(506, "too many contents under way", CAUSE));
             }
             assembly.data.extend_from_slice(frame);
         }
@@ -285,37 +294,42 @@ impl Connection {
             && let Some(done) = channel.content.take()
         {
             let confirm = channel.next_confirm();
-            self.assembling = self.assembling.saturating_sub(done.data.len() as u64);
-            let address = self
-                .intern(done.address.wire())
-                .ok_or_else(|| Close::connection(506, "too many addresses in one turn", cause))?;
-            let entry = Entry {
-                offset: self.block.data.len() as u32,
-                len: done.data.len() as u32,
-                body_size: done.body_size as u32,
-                address,
-                flags: done.flags | if done.split { Entry::SPLIT } else { 0 },
-                priority: done.priority,
-            };
-            self.block.data.extend_from_slice(&done.data);
-            self.published(number, entry, done.mandatory, confirm);
+            self.assembled(number, &done, confirm)?;
         }
+        Ok(())
+    }
+
+    /// A content is whole: into the block with it.
+    fn assembled(&mut self, number: u16, done: &Assembly, confirm: u64) -> Fault {
+        self.assembling = self.assembling.saturating_sub(done.data.len() as u64);
+        let address = self
+            .intern(done.address.wire())
+            .ok_or_else(|| Close::connection(506, "too many addresses in one turn", CAUSE))?;
+        let entry = Entry {
+            offset: self.block.data.len() as u32,
+            len: done.data.len() as u32,
+            body_size: done.body_size as u32,
+            address,
+            flags: done.flags | if done.split { Entry::SPLIT } else { 0 },
+            priority: done.priority,
+        };
+        self.block.data.extend_from_slice(&done.data);
+        self.published(number, entry, done.mandatory, confirm);
         Ok(())
     }
 
     /// basic.publish by hand, as `fast` does: names are bytes, whatever way the frames came.
     pub(super) fn publish(&mut self, number: u16, payload: &[u8]) -> Fault {
-        let cause = (60, 40);
         let Some(channel) = self.channels.get_mut(&number) else {
-            return Err(Close::connection(504, "expected 'channel.open'", cause));
+            return Err(Close::connection(504, "expected 'channel.open'", CAUSE));
         };
         let parts = payload.get(6..).and_then(<[u8]>::split_last);
         let parts = parts.and_then(|(bits, wire)| Some((*bits, Address::from_wire(wire)?)));
         let Some((bits, address)) = parts else {
-            return Err(Close::connection(502, "cannot decode method 60.40", cause));
+            return Err(Close::connection(502, "cannot decode method 60.40", CAUSE));
         };
         if bits & 2 != 0 {
-            return Err(Close::connection(540, "immediate=true", cause));
+            return Err(Close::connection(540, "immediate=true", CAUSE));
         }
         channel.content = Some(Assembly::of(address, bits & 1 != 0));
         Ok(())
@@ -363,14 +377,13 @@ fn bodies(input: &[u8], channel: &[u8], mut left: u64, limit: usize) -> Option<(
 mod tests {
     use std::time::{Duration, Instant};
 
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
     use crate::connection::testing::{frame, open, publish_method, run};
     use crate::content::Block;
     use crate::limits::FRAME_MAX;
-    use crate::reply::Scope;
-
     fn header(channel: u16, size: u64, properties: &[u8]) -> Vec<u8> {
         let mut payload = vec![0, 60, 0, 0];
         payload.extend_from_slice(&size.to_be_bytes());
@@ -620,7 +633,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_after_open_end_in_order(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_after_open_end_in_order(bytes in vec(any::<u8>(), 0..200)) {
             let mut machine = open(&[1]);
             let used = machine.handle_bytes(Instant::now(), &bytes);
             prop_assert!(used <= bytes.len());
