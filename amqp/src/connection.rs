@@ -424,10 +424,9 @@ impl Connection {
                 multiple: m.multiple,
                 requeue: m.requeue,
             },
-            AMQPClass::Basic(B::Reject(m)) => Event::Nack {
+            AMQPClass::Basic(B::Reject(m)) => Event::Reject {
                 channel: number,
                 tag: m.delivery_tag,
-                multiple: false,
                 requeue: m.requeue,
             },
             AMQPClass::Confirm(confirm::AMQPMethod::Select(m)) => {

@@ -49,6 +49,11 @@ pub enum Event {
         multiple: bool,
         requeue: bool,
     },
+    Reject {
+        channel: u16,
+        tag: u64,
+        requeue: bool,
+    },
     ConfirmSelect {
         channel: u16,
         nowait: bool,
@@ -91,6 +96,11 @@ enum Queued {
         multiple: bool,
         requeue: bool,
     },
+    Reject {
+        channel: u16,
+        tag: u64,
+        requeue: bool,
+    },
     Other(Box<Event>),
 }
 
@@ -104,6 +114,14 @@ impl Events {
             channel,
             tag,
             multiple,
+        });
+    }
+
+    pub(crate) fn reject(&mut self, channel: u16, tag: u64, requeue: bool) {
+        self.0.push_back(Queued::Reject {
+            channel,
+            tag,
+            requeue,
         });
     }
 
@@ -186,6 +204,15 @@ impl Events {
                 multiple,
                 requeue,
             },
+            Queued::Reject {
+                channel,
+                tag,
+                requeue,
+            } => Event::Reject {
+                channel,
+                tag,
+                requeue,
+            },
             Queued::Other(event) => *event,
         })
     }
@@ -223,7 +250,8 @@ impl Queued {
         match self {
             Self::Publish { channel, .. }
             | Self::Ack { channel, .. }
-            | Self::Nack { channel, .. } => Some(*channel),
+            | Self::Nack { channel, .. }
+            | Self::Reject { channel, .. } => Some(*channel),
             Self::Other(event) => event.channel(),
         }
     }
@@ -239,6 +267,7 @@ impl Event {
             | Self::Publish { channel, .. }
             | Self::Ack { channel, .. }
             | Self::Nack { channel, .. }
+            | Self::Reject { channel, .. }
             | Self::ConfirmSelect { channel, .. }
             | Self::ChannelError { channel, .. } => Some(*channel),
             Self::Login { .. }

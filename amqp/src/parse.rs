@@ -129,7 +129,7 @@ impl Connection {
         let multiple = bits & 1 != 0;
         match frame[10] {
             80 => self.events.ack(number, tag, multiple),
-            90 => self.events.nack(number, tag, false, bits & 1 != 0),
+            90 => self.events.reject(number, tag, bits & 1 != 0),
             _ => self.events.nack(number, tag, multiple, bits & 2 != 0),
         }
         Some(frame.len())

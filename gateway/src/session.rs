@@ -33,6 +33,8 @@ const TURN: usize = 256 << 10;
 const WRITE_HIGH: usize = 1 << 20;
 /// Content bytes in one turn that make a publisher a fast one.
 const HEAVY: usize = 32 << 10;
+/// Messages that share one claim to a confirm, at most.
+const RUN: u32 = 256;
 /// How long a publisher rests when its consumers cannot keep up.
 const REST: Duration = Duration::from_millis(2);
 /// How long a closing client may take to read its goodbye.
@@ -232,16 +234,19 @@ impl Session {
                     tag,
                     multiple,
                 } => {
-                    self.settle(channel, tag, multiple, None);
+                    self.settle(channel, (tag, multiple), None, 80);
                 }
                 Event::Nack {
                     channel,
                     tag,
                     multiple,
                     requeue,
-                } => {
-                    self.settle(channel, tag, multiple, Some(requeue));
-                }
+                } => self.settle(channel, (tag, multiple), Some(requeue), 120),
+                Event::Reject {
+                    channel,
+                    tag,
+                    requeue,
+                } => self.settle(channel, (tag, false), Some(requeue), 90),
                 Event::Method { channel, method } => self.method(channel, method).await,
                 other => self.control(other),
             }
@@ -377,47 +382,61 @@ impl Session {
         confirm: u64,
     ) {
         self.has_published = true;
-        if let Some(tx) = self.tx.get_mut(&channel) {
-            tx.publishes.push((block.clone(), first, count, mandatory));
-            return;
-        }
-        let flags = block.entries[first as usize].flags;
-        let exchange =
-            String::from_utf8_lossy(block.address(first as usize).exchange()).into_owned();
+        let entries = &block.entries[first as usize..(first + count) as usize];
         let special = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION;
-        let alike = self.store.lock().routes_alike(&self.vhost, &exchange);
-        let odd = (0..count).any(|o| block.entries[(first + o) as usize].flags & special != 0);
-        if flags & Entry::HAS_REPLY_TO == 0 && !odd && alike {
-            // Pieces of a few hundred confirm sooner than one of thousands.
-            let mut at = 0;
-            while at < count {
-                let n = (count - at).min(256);
-                let number = if confirm == 0 {
-                    0
-                } else {
-                    confirm + u64::from(at)
-                };
-                if !self.publish_run(block, channel, (first + at, n), mandatory, number) {
-                    return;
-                }
-                at += n;
-            }
-            return;
-        }
-        for offset in 0..count {
+        let odd = entries.iter().any(|entry| entry.flags & special != 0);
+        let exchange = block.address(first as usize).exchange();
+        let alike = std::str::from_utf8(exchange)
+            .is_ok_and(|exchange| self.store.lock().routes_alike(&self.vhost, exchange));
+        // Pieces of a few hundred confirm sooner than one of thousands.
+        let step = if odd || !alike { 1 } else { RUN };
+        let mut at = 0;
+        while at < count {
+            let n = (count - at).min(step);
             let number = if confirm == 0 {
                 0
             } else {
-                confirm + u64::from(offset)
+                confirm + u64::from(at)
             };
-            let (block, index) = match self.checked(block, channel, (first + offset) as usize) {
+            let checked = if odd {
+                self.checked(block, channel, (first + at) as usize)
+            } else {
+                Ok((block.clone(), first + at))
+            };
+            let (block, index) = match checked {
                 Ok(found) => found,
                 Err(close) => return self.close_channel(channel, &close),
             };
-            if !self.publish_run(&block, channel, (index, 1), mandatory, number) {
+            if self.tx.contains_key(&channel) {
+                if !self.keep_for_commit(channel, block, (index, n), mandatory) {
+                    return;
+                }
+            } else if !self.publish_run(&block, channel, (index, n), mandatory, number) {
                 return;
             }
+            at += n;
         }
+    }
+
+    /// On a tx channel a publish waits for commit, but a missing exchange is told at once.
+    fn keep_for_commit(
+        &mut self,
+        channel: u16,
+        block: Arc<Block>,
+        (first, count): (u32, u32),
+        mandatory: bool,
+    ) -> bool {
+        let exchange = block.address(first as usize).exchange();
+        let exchange = String::from_utf8_lossy(exchange);
+        let known = self.store.lock().check_exchange(&self.vhost, &exchange);
+        if let Err(error) = known {
+            self.close_channel(channel, &reply::close(&error, (60, 40)));
+            return false;
+        }
+        if let Some(tx) = self.tx.get_mut(&channel) {
+            tx.publishes.push((block, first, count, mandatory));
+        }
+        true
     }
 
     /// Validates what needs a look, and puts the real address in place of direct reply-to's.
@@ -483,19 +502,12 @@ impl Session {
             if mandatory && !matches!(reached, Ok(n) if n == 0) && confirm != 0 {
                 drop(shard);
                 self.late_confirm(channel, confirm, count);
-            } else if matches!(reached, Ok(0)) && mandatory {
-                shard.counters.returned += u64::from(count);
             }
             reached
         };
         match reached {
             Ok(0) if mandatory => {
-                let frame_max = self.conn.frame_max();
-                for offset in 0..count {
-                    let index = (first + offset) as usize;
-                    let reason = (312, "NO_ROUTE");
-                    hot::returned(self.conn.output(), channel, reason, block, index, frame_max);
-                }
+                self.give_back(channel, block, (first, count));
                 if confirm != 0
                     && let Some(confirms) = self.confirms.get_mut(&channel)
                 {
@@ -518,24 +530,31 @@ impl Session {
         self.store.lock().confirm_with_commit(key, confirm, count);
     }
 
-    fn settle(&mut self, channel: u16, tag: u64, multiple: bool, requeue: Option<bool>) {
-        if let Some(tx) = self.tx.get_mut(&channel) {
-            tx.settles.push((tag, multiple, requeue));
-            return;
-        }
+    /// Acks (`requeue` none), nacks and rejects; `method` is what to blame.
+    fn settle(
+        &mut self,
+        channel: u16,
+        (tag, multiple): (u64, bool),
+        requeue: Option<bool>,
+        method: u16,
+    ) {
         let key = self.key(channel);
         let known = {
             let mut shard = self.store.lock();
-            let known = match requeue {
-                None => shard.ack(key, tag, multiple),
-                Some(requeue) => shard.nack(key, tag, multiple, requeue),
+            let known = match (self.tx.get_mut(&channel), requeue) {
+                (Some(tx), _) => {
+                    let known = shard.has_unacked(key, tag, multiple);
+                    tx.settles.push((tag, multiple, requeue));
+                    known
+                }
+                (None, None) => shard.ack(key, tag, multiple),
+                (None, Some(requeue)) => shard.nack(key, tag, multiple, requeue),
             };
             known || shard.is_late(key, tag)
         };
         if !known && !(multiple && tag == 0) {
-            let cause = (60, if requeue.is_none() { 80 } else { 120 });
-            let close = Close::channel(406, format!("unknown delivery tag {tag}"), cause);
-            self.close_channel(channel, &close);
+            let text = format!("unknown delivery tag {tag}");
+            self.close_channel(channel, &Close::channel(406, text, (60, method)));
         }
     }
 
@@ -678,7 +697,7 @@ impl Session {
                 let checked = self
                     .store
                     .lock()
-                    .check_exchange(&vhost, &clean_name(m.exchange.as_str()));
+                    .check_declared(&vhost, &clean_name(m.exchange.as_str()));
                 checked.map_err(|error| reply::close(&error, (40, 10)))?;
                 (false, m.nowait, M::DeclareOk(exchange::DeclareOk {}))
             }
@@ -1017,12 +1036,7 @@ impl Session {
             }
             M::Commit(_) => {
                 let work = self.tx.remove(&ch).ok_or_else(|| missing(20))?;
-                for (block, first, count, mandatory) in work.publishes {
-                    self.publish(&block, ch, (first, count), mandatory, 0);
-                }
-                for (tag, multiple, requeue) in work.settles {
-                    self.settle(ch, tag, multiple, requeue);
-                }
+                self.commit(ch, work)?;
                 self.tx.insert(ch, Tx::default());
                 self.on_disk(true).await?;
                 M::CommitOk(tx::CommitOk {})
@@ -1035,6 +1049,43 @@ impl Session {
         };
         self.conn.reply(ch, &AMQPClass::Tx(ok));
         Ok(())
+    }
+
+    /// All of a transaction under one lock: it enters one commit, or none.
+    fn commit(&mut self, ch: u16, work: Tx) -> Result<(), Close> {
+        let key = self.key(ch);
+        let mut unroutable = Vec::new();
+        let mut failed = None;
+        {
+            let mut shard = self.store.lock();
+            for (block, first, count, mandatory) in work.publishes {
+                match shard.publish(&self.vhost, Some(key), &block, (first, count), 0) {
+                    Ok(0) if mandatory => unroutable.push((block, first, count)),
+                    Ok(_) => {}
+                    Err(error) => failed = Some(reply::close(&error, (60, 40))),
+                }
+            }
+            for (tag, multiple, requeue) in work.settles {
+                match requeue {
+                    None => shard.ack(key, tag, multiple),
+                    Some(requeue) => shard.nack(key, tag, multiple, requeue),
+                };
+            }
+        }
+        for (block, first, count) in unroutable {
+            self.give_back(ch, &block, (first, count));
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// basic.return of messages that no queue wanted.
+    fn give_back(&mut self, ch: u16, block: &Block, (first, count): (u32, u32)) {
+        let frame_max = self.conn.frame_max();
+        for index in first..first + count {
+            let (out, index) = (self.conn.output(), index as usize);
+            hot::returned(out, ch, (312, "NO_ROUTE"), block, index, frame_max);
+        }
+        self.store.lock().counters.returned += u64::from(count);
     }
 }
 

@@ -70,6 +70,19 @@ fn refused(noun: Noun, name: &str, detail: String) -> Error {
     }
 }
 
+fn locked(name: &str, vhost: &str) -> Error {
+    let detail = format!(
+        "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
+         originally declared on another connection or the exclusive property value does not \
+         match that of the original declaration."
+    );
+    Error::Exclusive {
+        noun: Noun::Queue,
+        name: name.to_owned(),
+        detail,
+    }
+}
+
 fn failed(noun: Noun, name: &str, detail: String) -> Error {
     Error::PreconditionFailed {
         noun,
@@ -129,18 +142,7 @@ impl Shard {
     pub fn queue(&self, session: usize, vhost: &str, name: &str) -> Result<QueueId> {
         let id = self.find(vhost, name)?;
         match self.queues.get(&id).and_then(|queue| queue.owner) {
-            Some(owner) if owner != session => {
-                let detail = format!(
-                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. \
-                     It could be originally declared on another connection or the exclusive \
-                     property value does not match that of the original declaration."
-                );
-                Err(Error::Exclusive {
-                    noun: Noun::Queue,
-                    name: name.to_owned(),
-                    detail,
-                })
-            }
+            Some(owner) if owner != session => Err(locked(name, vhost)),
             _ => Ok(id),
         }
     }
@@ -205,8 +207,14 @@ impl Shard {
         let work = work || self.options.work_rules_all;
         let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
             let name = &ask.name;
-            let detail =
-                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}");
+            let detail = match reason.strip_prefix("type ") {
+                Some(kind) => format!(
+                    "invalid type '{kind}' for arg '{argument}' in queue '{name}' in vhost '{vhost}'"
+                ),
+                None => format!(
+                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}"
+                ),
+            };
             failed(Noun::Queue, name, detail)
         })?;
         self.last_queue += 1;
@@ -276,9 +284,11 @@ impl Shard {
         let spec = &queue.spec;
         let flags = [
             ("durable", ask.durable && !ask.exclusive, spec.durable),
-            ("exclusive", ask.exclusive, spec.exclusive),
             ("auto_delete", ask.auto_delete, spec.auto_delete),
         ];
+        if ask.exclusive != spec.exclusive {
+            return Err(locked(&ask.name, vhost));
+        }
         for (name, received, current) in flags {
             if received != current {
                 return Err(self.differs(Noun::Queue, name, &ask.name, vhost, received, current));
@@ -388,6 +398,15 @@ impl Shard {
         } else {
             Err(not_found(Noun::Exchange, name, vhost))
         }
+    }
+
+    /// Passive declare.
+    pub fn check_declared(&self, vhost: &str, name: &str) -> Result<()> {
+        if name.is_empty() {
+            let detail = "operation not permitted on the default exchange".to_owned();
+            return Err(refused(Noun::Exchange, name, detail));
+        }
+        self.check_exchange(vhost, name)
     }
 
     /// Declares. True: a commit must come before the answer.
@@ -556,6 +575,9 @@ impl Shard {
         let Some(exchange) = names.exchanges.get_mut(&spec.source) else {
             return Ok(false);
         };
+        if exchange.spec.kind == "headers" {
+            check_match(&spec)?;
+        }
         if exchange.bindings.iter().any(|known| known.spec == spec) {
             return Ok(false);
         }
@@ -571,9 +593,7 @@ impl Shard {
 
     /// Unbinds; a binding that is not there is no error.
     pub fn unbind(&mut self, spec: &BindingSpec) -> Result<bool> {
-        if spec.source.is_empty() {
-            self.check_ends(spec)?;
-        }
+        Self::check_default(spec)?;
         let durable = self.is_durable(spec);
         let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
             return Ok(false);
@@ -597,13 +617,18 @@ impl Shard {
         Ok(removed && durable)
     }
 
-    fn check_ends(&self, spec: &BindingSpec) -> Result<()> {
+    fn check_default(spec: &BindingSpec) -> Result<()> {
         let to_default =
             spec.destination_kind == DestinationKind::Exchange && spec.destination.is_empty();
         if spec.source.is_empty() || to_default {
             let detail = "operation not permitted on the default exchange".to_owned();
             return Err(refused(Noun::Exchange, "", detail));
         }
+        Ok(())
+    }
+
+    fn check_ends(&self, spec: &BindingSpec) -> Result<()> {
+        Self::check_default(spec)?;
         match spec.destination_kind {
             DestinationKind::Queue => {
                 self.find(&spec.vhost, &spec.destination)?;
@@ -670,6 +695,25 @@ impl Shard {
     }
 }
 
+fn check_match(spec: &BindingSpec) -> Result<()> {
+    let table = Table::parse(&spec.arguments).unwrap_or_default();
+    let Some(value) = table.find("x-match") else {
+        return Ok(());
+    };
+    let detail = match value.as_text() {
+        Some("all" | "any" | "all-with-x" | "any-with-x") => return Ok(()),
+        Some(other) => format!(
+            "Invalid x-match field value {other}; expected all, any, all-with-x, or any-with-x"
+        ),
+        None => format!(
+            "Invalid x-match field type {} (value {}); expected longstr",
+            kind_of(value),
+            plain(value)
+        ),
+    };
+    Err(failed(Noun::Binding, &spec.source, detail))
+}
+
 fn same_arguments(
     noun: Noun,
     name: &str,
@@ -689,7 +733,12 @@ fn same_arguments(
             _ => classic(new) && classic(old),
         };
         if !same {
-            let (new, old) = (describe(new), describe(old));
+            let (new, old) = match (new, old) {
+                (Some(new), Some(old)) => {
+                    (format!("'{}'", plain(new)), format!("'{}'", plain(old)))
+                }
+                (new, old) => (describe(new), describe(old)),
+            };
             let detail = format!(
                 "inequivalent arg '{argument}' for {} '{name}' in vhost '{vhost}': received {new} \
                  but current is {old}",
@@ -701,11 +750,8 @@ fn same_arguments(
     Ok(())
 }
 
-fn describe(value: Option<&Value>) -> String {
-    let Some(value) = value else {
-        return "none".into();
-    };
-    let kind = match value {
+pub(crate) fn kind_of(value: &Value) -> &'static str {
+    match value {
         Value::LongStr(_) => "longstr",
         Value::Bool(_) => "bool",
         Value::I8(_) => "byte",
@@ -716,17 +762,24 @@ fn describe(value: Option<&Value>) -> String {
         Value::U32(_) => "unsignedint",
         Value::I64(_) | Value::I64Upper(_) => "long",
         _ => "table",
+    }
+}
+
+fn plain(value: &Value) -> String {
+    let number = value.as_i64().map(|n| n.to_string());
+    let text = number.or_else(|| value.as_text().map(str::to_owned));
+    let flag = match value {
+        Value::Bool(v) => Some(v.to_string()),
+        _ => None,
     };
-    let text = value
-        .as_i64()
-        .map(|n| n.to_string())
-        .or_else(|| value.as_text().map(str::to_owned))
-        .or(match value {
-            Value::Bool(v) => Some(v.to_string()),
-            _ => None,
-        })
-        .unwrap_or_default();
-    format!("the value '{text}' of type '{kind}'")
+    text.or(flag).unwrap_or_default()
+}
+
+fn describe(value: Option<&Value>) -> String {
+    value.map_or_else(
+        || "none".into(),
+        |value| format!("the value '{}' of type '{}'", plain(value), kind_of(value)),
+    )
 }
 
 /// A name that cannot be guessed: the prefix and 22 characters.

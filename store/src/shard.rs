@@ -314,6 +314,10 @@ impl Shard {
         if let Some((_, name)) = &channel.reply_consumer {
             self.replies.remove(name);
         }
+        // A channel opened under this number later must never hear of these.
+        for ticket in self.tickets.iter_mut().filter(|t| t.channel == key) {
+            ticket.done = true;
+        }
         for (tag, queue) in &channel.consumers {
             self.remove_consumer(*queue, key, tag);
         }
@@ -597,7 +601,7 @@ impl Shard {
                     || queue
                         .arguments
                         .max_length_bytes
-                        .is_some_and(|max| queue.log.ready_bytes() >= max))
+                        .is_some_and(|max| queue.log.ready_body_bytes() >= max))
         })
     }
 
@@ -614,7 +618,7 @@ impl Shard {
                 || queue
                     .arguments
                     .max_length_bytes
-                    .is_some_and(|max| queue.log.ready_bytes() > max);
+                    .is_some_and(|max| queue.log.ready_body_bytes() > max);
             if !over {
                 return;
             }
@@ -1578,6 +1582,19 @@ impl Shard {
         }
     }
 
+    /// True when the tag (or, with `multiple`, one up to it) is unacked on the channel.
+    pub fn has_unacked(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
+        let Some(channel) = self.channel(key) else {
+            return false;
+        };
+        let list = &channel.unacked;
+        if multiple {
+            return tag < channel.next_tag && list.front().is_some_and(|run| run.first <= tag);
+        }
+        let at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
+        list.get(at).is_some_and(|run| run.first <= tag)
+    }
+
     /// True when `tag` belongs to the past of a channel that has work-queue deliveries: a late
     /// settlement is then ignored, never an error.
     pub fn is_late(&mut self, key: ChannelKey, tag: u64) -> bool {
@@ -1745,6 +1762,7 @@ impl Shard {
 
     pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
         let id = spec.id;
+        log.count_bodies(arguments.max_length_bytes.is_some());
         if !spec.durable {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;

@@ -9,6 +9,7 @@
 //! ```
 //! In: `log::writer` encodes, `shard` decodes what it reads back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use amqp::content::{Address, Block, Entry};
@@ -23,6 +24,8 @@ const RECORD: usize = 24;
 #[derive(Default)]
 pub struct Encoder {
     addresses: Vec<Address>,
+    known: HashMap<Address, usize, foldhash::fast::RandomState>,
+    newest: Option<usize>,
     records: Vec<u8>,
     data: Vec<u8>,
     count: u32,
@@ -34,13 +37,11 @@ impl Encoder {
     pub fn push(&mut self, block: &Block, index: usize, seq_delta: u32, at_ms: u32) {
         let entry = block.entries[index];
         let address = &block.addresses[usize::from(entry.address)];
-        let address = match self.addresses.iter().rposition(|known| known == address) {
-            Some(position) => position,
-            None => {
-                self.addresses.push(address.clone());
-                self.addresses.len() - 1
-            }
+        let address = match self.newest {
+            Some(known) if self.addresses[known] == *address => known,
+            _ => self.intern(address),
         };
+        self.newest = Some(address);
         let content = block.content(index);
         let crc = crc32fast::hash(content);
         let mut record = [0u8; RECORD];
@@ -56,6 +57,16 @@ impl Encoder {
         self.data.extend_from_slice(content);
         self.count += 1;
         self.bytes += u64::from(entry.body_size);
+    }
+
+    fn intern(&mut self, address: &Address) -> usize {
+        if let Some(&known) = self.known.get(address) {
+            return known;
+        }
+        let at = self.addresses.len();
+        self.addresses.push(address.clone());
+        self.known.insert(address.clone(), at);
+        at
     }
 
     pub fn count(&self) -> u32 {

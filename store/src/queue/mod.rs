@@ -78,6 +78,12 @@ impl Piece {
         self.wire_bytes() + u64::from(self.count) * size_of::<Entry>() as u64
     }
 
+    fn body_bytes(&self) -> u64 {
+        (0..self.count)
+            .map(|offset| u64::from(self.entry(offset).body_size))
+            .sum()
+    }
+
     fn wire_bytes(&self) -> u64 {
         let first = &self.block.entries[self.from as usize];
         let last = &self.block.entries[(self.from + self.count - 1) as usize];
@@ -153,6 +159,7 @@ pub struct Log {
     ready: u64,
     /// Wire bytes of ready messages that were never handed out.
     ready_bytes: u64,
+    ready_body: Option<u64>,
     unacked: u64,
     pub resident: u64,
     /// Messages below may have been handed out according to the newest commit, done or under way.
@@ -193,6 +200,16 @@ impl Log {
         self.ready_bytes
     }
 
+    /// Body bytes of ready messages; kept only where a limit asks for it.
+    pub fn ready_body_bytes(&self) -> u64 {
+        self.ready_body.unwrap_or(0)
+    }
+
+    /// Whether body bytes are counted, from now on.
+    pub fn count_bodies(&mut self, count: bool) {
+        self.ready_body = count.then_some(self.ready_body.unwrap_or(self.ready_bytes));
+    }
+
     pub fn unacked(&self) -> u64 {
         self.unacked
     }
@@ -220,6 +237,9 @@ impl Log {
         self.expiring |= piece.expiring;
         self.ready += u64::from(piece.count);
         self.ready_bytes += bytes;
+        if let Some(total) = &mut self.ready_body {
+            *total += piece.body_bytes();
+        }
         let bytes = piece.memory_bytes();
         self.resident += bytes;
         let open = self
@@ -264,6 +284,9 @@ impl Log {
                 } else {
                     self.cursor = piece.first + n;
                     self.ready_bytes = self.ready_bytes.saturating_sub(piece.wire_bytes());
+                    if let Some(total) = &mut self.ready_body {
+                        *total = total.saturating_sub(piece.body_bytes());
+                    }
                 }
                 self.ready -= n;
                 self.unacked += n;
@@ -527,6 +550,7 @@ impl Log {
         }
         self.ready = 0;
         self.ready_bytes = 0;
+        self.ready_body = self.ready_body.map(|_| 0);
         out.count = u32::try_from(count).unwrap_or(u32::MAX);
         out
     }

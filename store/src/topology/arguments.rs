@@ -2,6 +2,8 @@
 
 use amqp::field::{Table, Value};
 
+use crate::definitions::kind_of;
+
 /// Retries after the first delivery, when the work rules hold.
 pub const RETRY_LIMIT: u32 = 5;
 /// First backoff, ms.
@@ -12,6 +14,9 @@ pub const RETRY_MAX_DELAY_MS: u64 = 3_600_000;
 pub const LEASE_MS: u64 = 30_000;
 /// No lease is longer: 12 h, ms.
 pub const LEASE_MAX_MS: u64 = 43_200_000;
+
+/// RabbitMQ's highest priority.
+const PRIORITY_MAX: u64 = 255;
 
 /// The work rules of a queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +75,7 @@ impl Arguments {
             Some(value) => value
                 .as_text()
                 .map(|text| Some(text.to_owned()))
-                .ok_or_else(|| (name.to_owned(), "{unacceptable_type,long}".to_owned())),
+                .ok_or_else(|| (name.to_owned(), format!("type {}", kind_of(value)))),
         };
         if let Some(kind) = text("x-queue-type")?
             && !matches!(kind.as_str(), "classic" | "quorum")
@@ -80,6 +85,18 @@ impl Arguments {
                 format!("\"unsupported queue type '{kind}'\""),
             ));
         }
+        let overflow = text("x-overflow")?;
+        if let Some(word) = overflow.as_deref()
+            && !matches!(word, "drop-head" | "reject-publish" | "reject-publish-dlx")
+        {
+            return Err(("x-overflow".into(), "invalid_overflow".into()));
+        }
+        if let Some(n) = number("x-max-priority", 0)?
+            && n > PRIORITY_MAX
+        {
+            let reason = format!("{{max_value_exceeded,{n}}}");
+            return Err(("x-max-priority".into(), reason));
+        }
         let out = Self {
             message_ttl_ms: number("x-message-ttl", 0)?,
             expires_ms: number("x-expires", 1)?,
@@ -87,7 +104,7 @@ impl Arguments {
             dead_letter_key: text("x-dead-letter-routing-key")?,
             max_length: number("x-max-length", 0)?,
             max_length_bytes: number("x-max-length-bytes", 0)?,
-            reject_publish: matches!(text("x-overflow")?.as_deref(), Some("reject-publish")),
+            reject_publish: overflow.is_some_and(|word| word != "drop-head"),
             work: None,
         };
         if out.dead_letter_key.is_some() && out.dead_letter_exchange.is_none() {
