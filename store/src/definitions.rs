@@ -16,7 +16,7 @@ use crate::queue::Log;
 use crate::queue::consumers::{ChannelKey, Consumer};
 use crate::shard::{REPLY_TO, Shard};
 use crate::topology::arguments::{Arguments, COMPARED};
-use crate::topology::{Binding, Exchange, Vhost, equal};
+use crate::topology::{Binding, Exchange, equal};
 
 /// Exchanges that every vhost has: (name, type, internal).
 const PREDECLARED: [(&str, &str, bool); 7] = [
@@ -94,10 +94,7 @@ fn failed(noun: Noun, name: &str, detail: String) -> Error {
 impl Shard {
     /// Creates a vhost with its predeclared exchanges.
     pub(crate) fn add_vhost(&mut self, name: &Arc<str>) {
-        let vhost = self
-            .vhosts
-            .entry(name.clone())
-            .or_insert_with(Vhost::default);
+        let vhost = self.vhosts.entry(name.clone()).or_default();
         for (exchange, kind, internal) in PREDECLARED {
             let spec = ExchangeSpec {
                 vhost: name.clone(),

@@ -79,7 +79,8 @@ pub struct PermissionSpec {
     pub read: String,
 }
 
-/// A durable exchange as stored. `arguments` is an AMQP field table in wire form, without its length.
+/// A durable exchange as stored. `arguments` is an AMQP field table in wire
+/// form, without its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangeSpec {
     pub vhost: Arc<str>,
@@ -92,7 +93,8 @@ pub struct ExchangeSpec {
     pub arguments: Vec<u8>,
 }
 
-/// A durable queue as stored. `arguments` is an AMQP field table in wire form, without its length.
+/// A durable queue as stored. `arguments` is an AMQP field table in wire
+/// form, without its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSpec {
     pub id: QueueId,

@@ -607,7 +607,10 @@ proptest! {
 
     #[test]
     fn stepping_visits_what_a_scan_of_civil_minutes_finds(
-        plan in any_plan(), year_second in 0..SPAN, nearness in -86_400..86_400_i64, close in prop::bool::weighted(0.8),
+        plan in any_plan(),
+        year_second in 0..SPAN,
+        nearness in -86_400..86_400_i64,
+        close in prop::bool::weighted(0.8),
     ) {
         let from = instant(&plan, year_second, nearness, close);
         let to = from + 3 * 86_400;
@@ -629,7 +632,10 @@ proptest! {
 
     #[test]
     fn next_is_later_and_prev_undoes_it(
-        plan in any_plan(), year_second in 0..SPAN, nearness in -86_400..86_400_i64, nanosecond in 0..1_000_000_000_i32,
+        plan in any_plan(),
+        year_second in 0..SPAN,
+        nearness in -86_400..86_400_i64,
+        nanosecond in 0..1_000_000_000_i32,
     ) {
         let second = instant(&plan, year_second, nearness, true);
         let from = Timestamp::new(second, nanosecond).unwrap();
@@ -642,7 +648,11 @@ proptest! {
     }
 
     #[test]
-    fn every_steps_evenly(period in 1..10_000_000_i64, second in -SPAN..SPAN, nanosecond in 0..1_000_000_000_i32) {
+    fn every_steps_evenly(
+        period in 1..10_000_000_i64,
+        second in -SPAN..SPAN,
+        nanosecond in 0..1_000_000_000_i32,
+    ) {
         let plan = plan(&format!("@every {period}s"), "UTC");
         let from = Timestamp::new(second, nanosecond).unwrap();
         let next = plan.next_after(from).unwrap();
@@ -655,7 +665,8 @@ proptest! {
 
     #[test]
     fn no_text_panics(text in "[0-9*/,LWH#?+@a-z ()-]{0,40}", quartz in any::<bool>()) {
-        let dialect = if quartz { super::super::Dialect::Quartz } else { super::super::Dialect::Posix };
+        use super::super::Dialect;
+        let dialect = if quartz { Dialect::Quartz } else { Dialect::Posix };
         if let Ok(expression) = Expression::parse_as(&text, "report", dialect) {
             let plan = Plan::new(expression, TimeZone::UTC);
             let next = plan.next_after(Timestamp::UNIX_EPOCH);

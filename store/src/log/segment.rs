@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! index  version u8=1 · addresses u16 · (len u16 · wire bytes)* · messages u32 · record*
-//! record seq-first u32 · len u32 · body u32 · at ms u32 · crc u32 · address u16 · flags u8 · priority u8
+//! record seq-first u32 · len u32 · body u32 · at ms u32 · crc u32
+//!        address u16 · flags u8 · priority u8
 //! data   content header frame + body frames of each message, back to back
 //! ```
 //! In: `log::writer` encodes, `shard` decodes what it reads back.

@@ -259,7 +259,7 @@ impl Chunk {
         }
         let done = (self.done - self.first) as usize;
         out[..done / 8].fill(0xFF);
-        if done % 8 != 0 {
+        if !done.is_multiple_of(8) {
             out[done / 8] |= (1 << (done % 8)) - 1;
         }
         Some(out)

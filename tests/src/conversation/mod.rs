@@ -11,9 +11,9 @@
 //! # aside                   it waits for long and touches no queue: played beside the others
 //! 1> queue.declare queue=q durable     the client sends on channel 1 of connection A
 //! B.2> basic.get queue=q               on channel 2 of connection B; both are opened on first use
-//! 1< queue.declare-ok queue=q messages=0    expected next on that channel; what is not named is free
+//! 1< queue.declare-ok queue=q messages=0    expected next; what is not named is free
 //! 1<? basic.ack tag=1                  expected, others may come before it
-//! 1< channel.close 404 "NOT_FOUND - …" method=queue.bind    close-ok is sent, unless it says `hold`
+//! 1< channel.close 404 "NOT_FOUND - …" method=queue.bind    answered, unless it says `hold`
 //! 1>> queue.declare queue=q passive    sent again until the line below fits
 //! 1< queue.declare-ok messages=2
 //! 1< confirmed 1..3 5 nacked 4         confirms, in any order, alone or several in one
@@ -21,7 +21,8 @@
 //! A< closed within 5s                  the socket ends
 //! A< bytes "AMQP\x00\x00\x09\x01"      a protocol header
 //! A< heartbeat within 2s
-//! A: open user=u password=p vhost=/ heartbeat=1 frame-max=4096 channel-max=8 channels=manual capabilities={}
+//! A: open user=u password=p vhost=/ heartbeat=1 frame-max=4096 channel-max=8 channels=manual
+//!         capabilities={}
 //! A: socket                            connected, nothing said yet
 //! A: drop                              the client's socket ends
 //! A> bytes "GET /" x:0d0a              raw bytes

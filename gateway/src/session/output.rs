@@ -1,0 +1,92 @@
+//! What the store has for the client, encoded.
+//!
+//! In: the write turn.
+
+use super::*;
+
+impl Session {
+    /// Encodes what the store has for this client.
+    pub(super) fn fill(&mut self) {
+        let outbox = if self.cleaned {
+            Vec::new()
+        } else {
+            self.store.lock().take_outbox(self.id)
+        };
+        if outbox.is_empty() {
+            return;
+        }
+        let frame_max = self.conn.frame_max();
+        for out in outbox {
+            match out {
+                Out::Deliver {
+                    channel,
+                    tag,
+                    first,
+                    piece,
+                    redelivered,
+                } => hot::deliver_run(
+                    self.conn.output(),
+                    channel,
+                    &tag,
+                    first,
+                    redelivered,
+                    &piece.block,
+                    piece.index(0),
+                    piece.count as usize,
+                    frame_max,
+                ),
+                Out::Confirm {
+                    channel,
+                    first,
+                    count,
+                } => {
+                    if let Some(confirms) = self.confirms.get_mut(&channel) {
+                        confirms.complete(first, count);
+                    }
+                }
+                Out::Refuse { channel, number } => {
+                    if let Some(confirms) = self.confirms.get_mut(&channel) {
+                        confirms.reject(number);
+                    }
+                }
+                Out::Cancel { channel, tag } => {
+                    if self.conn.client_capability("consumer_cancel_notify") {
+                        hot::cancel(self.conn.output(), channel, &tag);
+                    }
+                }
+                Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
+                Out::Unblocked => self.tell_blocked(None),
+            }
+        }
+        self.tell_confirms();
+    }
+
+    pub(super) fn tell_blocked(&mut self, reason: Option<&str>) {
+        if !self.conn.client_capability("connection.blocked") || !self.conn.is_open() {
+            return;
+        }
+        let method = match reason {
+            Some(reason) if self.has_published && !self.told_blocked => {
+                connection::AMQPMethod::Blocked(connection::Blocked {
+                    reason: reason.into(),
+                })
+            }
+            None if self.told_blocked => {
+                connection::AMQPMethod::Unblocked(connection::Unblocked {})
+            }
+            _ => return,
+        };
+        self.told_blocked = reason.is_some();
+        self.conn.reply(0, &AMQPClass::Connection(method));
+    }
+
+    pub(super) fn tell_confirms(&mut self) {
+        for (&channel, confirms) in &mut self.confirms {
+            let out = self.conn.output();
+            confirms.drain(|confirm| match confirm {
+                Confirm::Ack { tag, multiple } => hot::confirm_ack(out, channel, tag, multiple),
+                Confirm::Nack { tag } => hot::confirm_nack(out, channel, tag),
+            });
+        }
+    }
+}

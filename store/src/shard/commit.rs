@@ -1,0 +1,160 @@
+//! What the writer takes, and what follows when it is on disk.
+//!
+//! Keeps: a cut is consistent over all queues; confirms go out after the disk has it (I2).
+//! In: `log::writer`.
+
+use super::*;
+
+impl Shard {
+    /// Everything since the last cut; called by the writer alone.
+    pub(crate) fn cut(&mut self, number: u64) -> Cut {
+        let mut cut = Cut {
+            batch: std::mem::take(&mut self.pending),
+            ..Cut::default()
+        };
+        cut.batch.number = number;
+        cut.tickets_below = self.ticket_base + self.tickets.len() as u64;
+        cut.waiters = std::mem::take(&mut self.waiters);
+        cut.sync = std::mem::take(&mut self.wanted);
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            queue.dirty = false;
+            Self::save(&mut cut, &mut self.last_segment, queue, false);
+            let rows = &mut cut.batch.settled;
+            queue.log.settled_rows(|segment, bits| {
+                rows.push(SettledRow {
+                    segment,
+                    queue: id,
+                    bits,
+                });
+            });
+            let rows = queue.log.dead_rows.drain(..);
+            cut.batch.dropped_waiting.extend(rows.map(|seq| (id, seq)));
+            cut.batch
+                .dropped_segments
+                .append(&mut queue.log.dead_segments);
+            let all = !queue.consumers.is_empty() || queue.saved_handed == Seq::MAX;
+            let handed = if all {
+                queue.log.next_seq()
+            } else {
+                queue.log.cursor()
+            };
+            queue.saved_handed = handed;
+            queue.log.handed = queue.log.handed.max(handed);
+            cut.handed.push((id, handed));
+            let (head, next) = (queue.log.head(), queue.log.next_seq());
+            cut.batch.heads.push(HeadRow {
+                queue: id,
+                head,
+                handed: queue.log.handed,
+                next,
+            });
+        }
+        self.make_room(&mut cut);
+        cut
+    }
+
+    pub(super) fn save(cut: &mut Cut, last_segment: &mut u64, queue: &mut Queue, pressure: bool) {
+        let id = queue.spec.id;
+        queue.log.start_saving(pressure, |chunk| {
+            *last_segment += 1;
+            let segment = SegmentId(*last_segment);
+            let settled: Vec<Seq> = (chunk.first..=chunk.last)
+                .filter(|&seq| chunk.is_settled(seq))
+                .collect();
+            let (pieces, transient) = chunk.start_saving(segment, pressure);
+            cut.saving.push(Saving {
+                id: segment,
+                queue: id,
+                pieces,
+                settled,
+                transient,
+            });
+        });
+    }
+
+    /// Under memory pressure messages that need no disk go there too, largest queues first.
+    pub(super) fn make_room(&mut self, cut: &mut Cut) {
+        let mut resident: u64 = self.queues.values().map(|queue| queue.log.resident).sum();
+        if resident <= self.options.memory_budget {
+            return;
+        }
+        let mut sizes: Vec<(u64, QueueId)> = self
+            .queues
+            .iter()
+            .map(|(&id, queue)| (queue.log.resident, id))
+            .collect();
+        sizes.sort_unstable_by_key(|&(size, _)| std::cmp::Reverse(size));
+        for (size, id) in sizes {
+            if resident <= self.options.memory_budget {
+                break;
+            }
+            resident = resident.saturating_sub(size);
+            if let Some(queue) = self.queues.get_mut(&id) {
+                Self::save(cut, &mut self.last_segment, queue, true);
+                queue.spilled = true;
+            }
+        }
+    }
+
+    /// The commit is on disk: confirms and waiters go out.
+    pub(crate) fn committed(&mut self, cut: Cut, refused: &[JobId]) {
+        self.counters.commits += 1;
+        for saving in &cut.saving {
+            let Some(queue) = self.queues.get_mut(&saving.queue) else {
+                continue;
+            };
+            queue.log.saved(saving.id);
+            if queue.log.head() > 0 && !queue.log.dead_segments.is_empty() {
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            }
+        }
+        while self.ticket_base < cut.tickets_below {
+            let Some(ticket) = self.tickets.pop_front() else {
+                break;
+            };
+            self.ticket_base += 1;
+            if !ticket.done {
+                self.confirm_now(Some(ticket.channel), ticket.first, ticket.count, false);
+            }
+        }
+        for waiter in cut.waiters {
+            let _ = waiter.send(());
+        }
+        for change in &cut.batch.jobs {
+            let JobChange::Finish { id, state, .. } = change else {
+                continue;
+            };
+            if !refused.contains(id) {
+                *self
+                    .counters
+                    .jobs_finished
+                    .entry(state.as_str())
+                    .or_default() += 1;
+            }
+            for waiter in self.job_waiters.remove(id).unwrap_or_default() {
+                let _ = waiter.send(());
+            }
+        }
+        for (id, _) in &cut.handed {
+            self.pump(*id);
+        }
+        self.evict();
+    }
+
+    pub(super) fn evict(&mut self) {
+        let resident: u64 = self.queues.values().map(|queue| queue.log.resident).sum();
+        if resident <= self.options.memory_budget {
+            return;
+        }
+        let mut over = resident - self.options.memory_budget;
+        for queue in self.queues.values_mut() {
+            if over == 0 {
+                break;
+            }
+            over = over.saturating_sub(queue.log.evict(queue.log.resident.saturating_sub(over)));
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Messages out: whose turn, how many, and basic.get.
+//!
+//! Keeps: credit, windows and outboxes bound what one consumer holds.
+//! In: whatever makes a message ready or gives a consumer room.
+
+use super::*;
+
+impl Shard {
+    pub(crate) fn add_consumer(&mut self, id: QueueId, consumer: Consumer) {
+        let key = consumer.key;
+        let tag = consumer.tag.clone();
+        if let Some(channel) = self.channel(key) {
+            channel.consumers.insert(tag, id);
+        }
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.had_consumer = true;
+            queue.consumers.add(consumer);
+        }
+    }
+
+    /// True when the channel has this consumer tag.
+    pub fn has_consumer(&mut self, key: ChannelKey, tag: &[u8]) -> bool {
+        self.channel(key).is_some_and(|channel| {
+            channel.consumers.contains_key(tag)
+                || channel
+                    .reply_consumer
+                    .as_ref()
+                    .is_some_and(|(known, _)| &**known == tag)
+        })
+    }
+
+    /// The client cancels; unknown tags are no error.
+    pub fn cancel(&mut self, key: ChannelKey, tag: &[u8]) {
+        let Some(channel) = self.channel(key) else {
+            return;
+        };
+        if channel
+            .reply_consumer
+            .as_ref()
+            .is_some_and(|(known, _)| &**known == tag)
+        {
+            if let Some((_, name)) = channel.reply_consumer.take() {
+                self.replies.remove(&name);
+            }
+            return;
+        }
+        if let Some(queue) = channel.consumers.remove(tag) {
+            self.remove_consumer(queue, key, tag);
+        }
+    }
+
+    pub(super) fn remove_consumer(&mut self, id: QueueId, key: ChannelKey, tag: &[u8]) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        queue.consumers.remove(key, tag);
+        if queue.consumers.is_empty() {
+            queue.idle_since = clock::now();
+            if queue.spec.auto_delete && queue.had_consumer {
+                self.drop_queue(id);
+            }
+        }
+    }
+
+    /// Hands out what can be handed out.
+    pub fn pump(&mut self, id: QueueId) {
+        loop {
+            self.expire(id);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            if queue.log.ready() == 0 || queue.consumers.is_empty() {
+                return;
+            }
+            let sessions = &mut self.sessions;
+            let window = |consumer: &Consumer| {
+                let session = sessions.get(&consumer.key.session)?;
+                let channel = session.channels.get(&consumer.key.channel)?;
+                Some(match channel.window {
+                    0 => u32::MAX,
+                    _ if consumer.no_ack => u32::MAX,
+                    limit => limit.saturating_sub(channel.in_window),
+                })
+            };
+            let has_room = |consumer: &Consumer| {
+                sessions
+                    .get(&consumer.key.session)
+                    .is_some_and(|s| s.outbox_bytes < OUTBOX_BYTES)
+                    && window(consumer).is_some_and(|left| left > 0)
+            };
+            let ready = queue.log.ready();
+            let Some((consumer, able)) = queue.consumers.next(has_room) else {
+                let waiting: Vec<usize> = queue
+                    .consumers
+                    .iter()
+                    .filter(|c| c.credit() > 0)
+                    .map(|c| c.key.session)
+                    .collect();
+                for session in waiting {
+                    if let Some(session) = sessions.get_mut(&session)
+                        && !session.stalled.contains(&id)
+                    {
+                        session.stalled.push(id);
+                    }
+                }
+                return;
+            };
+            let fair = match able {
+                1 => 4096,
+                _ => u32::try_from(ready / (able as u64 * 4))
+                    .unwrap_or(TURN_MAX)
+                    .clamp(1, TURN_MAX),
+            };
+            let timed = queue.arguments.message_ttl_ms.is_some();
+            let left = window(consumer).unwrap_or(0);
+            let max = if timed {
+                1
+            } else {
+                fair.min(consumer.credit()).min(left)
+            };
+            let (piece, redelivered, own) = match queue.log.take(max) {
+                Take::Run {
+                    piece,
+                    redelivered,
+                    own,
+                } => (piece, redelivered, own),
+                Take::Load(segment) => {
+                    self.want_load(id, segment);
+                    return;
+                }
+                Take::Fence => {
+                    Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+                    self.wanted = true;
+                    self.writer.notify_one();
+                    return;
+                }
+                Take::Empty => return,
+            };
+            let (key, tag, no_ack) = (consumer.key, consumer.tag.clone(), consumer.no_ack);
+            if !no_ack {
+                consumer.unacked += piece.count;
+            }
+            self.deliver(id, (key, tag), piece, (redelivered, own), no_ack);
+        }
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        id: QueueId,
+        (key, tag): (ChannelKey, Arc<[u8]>),
+        piece: Piece,
+        (redelivered, own): (bool, bool),
+        no_ack: bool,
+    ) {
+        self.counters.delivered += u64::from(piece.count);
+        if redelivered {
+            self.counters.redelivered += u64::from(piece.count);
+        }
+        self.note_started(id, &piece);
+        let lease = self
+            .queues
+            .get(&id)
+            .and_then(|q| q.arguments.work.as_ref())
+            .map(|w| w.lease_ms);
+        let deadline = lease.map(|ms| clock::now() + ms as i64 * 1000);
+        let (first_seq, count) = (piece.first, piece.count);
+        let Some(session) = self.sessions.get_mut(&key.session) else {
+            return;
+        };
+        let Some(channel) = session.channels.get_mut(&key.channel) else {
+            return;
+        };
+        let first = channel.next_tag;
+        channel.next_tag += u64::from(count);
+        if !no_ack {
+            if !tag.is_empty() {
+                channel.in_window += count;
+            }
+            let own = own.then(|| piece.clone());
+            if let Some(at) = deadline {
+                channel.next_lease = Some(channel.next_lease.map_or(at, |known| known.min(at)));
+            }
+            channel.unacked.push_back(Unacked {
+                first,
+                count,
+                queue: id,
+                seq: first_seq,
+                consumer: tag.clone(),
+                redelivered,
+                own,
+                deadline,
+            });
+        }
+        let entries = &piece.block.entries;
+        let (head, last) = (&entries[piece.index(0)], &entries[piece.index(count - 1)]);
+        session.outbox_bytes +=
+            u64::from(last.offset + last.len - head.offset) + 64 * u64::from(count);
+        session.outbox.push(Out::Deliver {
+            channel: key.channel,
+            tag,
+            first,
+            piece,
+            redelivered,
+        });
+        session.notify.notify_one();
+        if no_ack {
+            self.counters.acked += u64::from(count);
+            self.settle(id, first_seq, count);
+        }
+    }
+
+    pub(super) fn note_started(&mut self, id: QueueId, piece: &Piece) {
+        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.work.is_some()) else {
+            return;
+        };
+        for offset in 0..piece.count {
+            if let Some(job) = job_of(&piece.block, piece.index(offset)) {
+                let seq = piece.first + u64::from(offset);
+                let attempt = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
+                self.pending.jobs.push(JobChange::Started {
+                    id: job,
+                    attempt,
+                    at: clock::now(),
+                });
+                self.writer.notify_one();
+            }
+        }
+    }
+
+    /// basic.get: one message, with its tag and how many are left.
+    pub fn get(&mut self, id: QueueId, key: ChannelKey, no_ack: bool) -> Got {
+        self.expire(id);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Got::Empty;
+        };
+        queue.idle_since = clock::now();
+        match queue.log.take(1) {
+            Take::Run {
+                piece,
+                redelivered,
+                own,
+            } => {
+                let remaining = u32::try_from(queue.log.ready()).unwrap_or(u32::MAX);
+                let before = self
+                    .sessions
+                    .get(&key.session)
+                    .map_or(0, |s| s.outbox.len());
+                self.deliver(
+                    id,
+                    (key, Arc::from(&b""[..])),
+                    piece,
+                    (redelivered, own),
+                    no_ack,
+                );
+                let Some(session) = self.sessions.get_mut(&key.session) else {
+                    return Got::Empty;
+                };
+                match (session.outbox.len() > before)
+                    .then(|| session.outbox.pop())
+                    .flatten()
+                {
+                    Some(Out::Deliver {
+                        first,
+                        piece,
+                        redelivered,
+                        ..
+                    }) => Got::Message {
+                        tag: first,
+                        piece,
+                        redelivered,
+                        remaining,
+                    },
+                    _ => Got::Empty,
+                }
+            }
+            Take::Load(segment) => {
+                self.want_load(id, segment);
+                Got::Later
+            }
+            Take::Fence => {
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+                // A reader waits: the next commit raises the mark to the end of the queue.
+                queue.saved_handed = Seq::MAX;
+                self.want_commit();
+                Got::Later
+            }
+            Take::Empty => Got::Empty,
+        }
+    }
+
+    pub(super) fn want_load(&mut self, id: QueueId, segment: SegmentId) {
+        if let Some(queue) = self.queues.get_mut(&id)
+            && queue.loading.is_none()
+        {
+            queue.loading = Some(segment);
+            self.loads.push((id, segment));
+            self.loader.notify_one();
+        }
+    }
+
+    /// A segment was read (or could not be).
+    pub(crate) fn loaded(&mut self, id: QueueId, segment: SegmentId, pieces: Vec<Piece>) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        queue.loading = None;
+        let before = queue.log.quarantined;
+        queue.log.loaded(segment, pieces);
+        let lost = queue.log.quarantined - before;
+        self.counters.quarantined += lost;
+        if lost > 0 {
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            tracing::error!(queue = %queue.spec.name, segment = segment.0, lost, "damaged messages set aside");
+        }
+        self.pump(id);
+        if let Some(ahead) = self
+            .queues
+            .get(&id)
+            .filter(|queue| !queue.consumers.is_empty())
+            .and_then(|queue| queue.log.read_ahead())
+        {
+            self.want_load(id, ahead);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Queues come, are emptied and go; publishers are stopped by an alarm.
+//!
+//! In: `definitions`, recovery.
+
+use super::*;
+
+impl Shard {
+    pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
+        let id = spec.id;
+        log.count_bodies(arguments.max_length_bytes.is_some());
+        if !spec.durable {
+            // Nothing of it survives a restart, so nothing must be marked before it is handed out.
+            log.handed = Seq::MAX;
+        }
+        if let Some(names) = self.vhosts.get_mut(&spec.vhost) {
+            names.queues.insert(spec.name.clone(), id);
+        }
+        self.forget_routes();
+        let queue = Queue {
+            spec,
+            arguments,
+            log,
+            consumers: Consumers::default(),
+            owner: None,
+            had_consumer: false,
+            loading: None,
+            dirty: false,
+            saved_handed: 0,
+            idle_since: clock::now(),
+            spilled: false,
+        };
+        self.queues.insert(id, queue);
+    }
+
+    /// Removes a queue with its bindings and messages; its consumers hear of it. Answers how many
+    /// messages were ready.
+    pub(crate) fn drop_queue(&mut self, id: QueueId) -> u64 {
+        let Some(mut queue) = self.queues.remove(&id) else {
+            return 0;
+        };
+        let ready = queue.log.ready();
+        self.remove_names(&queue.spec);
+        let tickets = queue.log.purge().tickets;
+        self.release(tickets);
+        for consumer in queue.consumers.drain() {
+            if let Some(channel) = self.channel(consumer.key) {
+                channel.consumers.remove(&consumer.tag);
+            }
+            let out = Out::Cancel {
+                channel: consumer.key.channel,
+                tag: consumer.tag,
+            };
+            self.send(consumer.key.session, out);
+        }
+        if let Some(owner) = queue.owner.and_then(|owner| self.sessions.get_mut(&owner)) {
+            owner.exclusive.retain(|known| *known != id);
+        }
+        if queue.spec.durable || queue.spilled {
+            self.pending.waiting.retain(|row| row.queue != id);
+            self.pending
+                .definitions
+                .push(crate::log::batch::DefinitionChange::DeleteQueue(id));
+            self.writer.notify_one();
+        }
+        ready
+    }
+
+    /// Removes ready messages; answers how many.
+    pub fn purge(&mut self, id: QueueId) -> u64 {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return 0;
+        };
+        let settled = queue.log.purge();
+        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        self.release(settled.tickets);
+        u64::from(settled.count)
+    }
+
+    pub(crate) fn touch(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.idle_since = clock::now();
+        }
+    }
+
+    /// Publishers are stopped (with a reason) or may go on.
+    pub(crate) fn set_blocked(&mut self, reason: Option<String>) {
+        if self.blocked.is_some() == reason.is_some() {
+            return;
+        }
+        self.blocked.clone_from(&reason);
+        let ids: Vec<usize> = self.sessions.keys().copied().collect();
+        for id in ids {
+            self.send(id, reason.clone().map_or(Out::Unblocked, Out::Blocked));
+        }
+    }
+
+    /// A queue whose rows must be looked at by the next commit.
+    pub(crate) fn mark(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
+    }
+
+    /// Before a clean stop: what was never handed out must not come back as redelivered.
+    pub(crate) fn settle_marks(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.log.handed = queue.log.cursor();
+            queue.saved_handed = 0;
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+}

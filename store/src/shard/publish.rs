@@ -1,0 +1,355 @@
+//! Messages in: routed, appended, confirmed.
+//!
+//! Keeps: one claim to a confirm per run; refused and unroutable messages are told at once.
+//! In: `gateway::session`, `Store`.
+
+use super::*;
+
+impl Shard {
+    /// Where a message goes; `None`: no such exchange.
+    pub(super) fn route(&mut self, vhost: &Arc<str>, block: &Block, index: usize) -> Route {
+        let address = block.address(index);
+        let exchange = std::str::from_utf8(address.exchange()).ok()?;
+        let names = self.vhosts.get(vhost)?;
+        let headers = names.looks_at_headers(exchange);
+        let key = (vhost.clone(), address.clone());
+        if !headers && let Some(route) = self.routes.get(&key) {
+            return route.clone();
+        }
+        let table = if headers {
+            properties::headers(block.properties(index)).and_then(|raw| Table::parse(raw).ok())
+        } else {
+            None
+        };
+        let route: Route = names
+            .route(exchange, address.routing_key(), table.as_ref())
+            .map(Into::into);
+        if !headers {
+            // Keys come from clients: the cache is dropped whole before it grows without end.
+            if self.routes.len() > 100_000 {
+                self.routes.clear();
+            }
+            self.routes.insert(key, route.clone());
+        }
+        route
+    }
+
+    /// The topology changed.
+    pub(crate) fn forget_routes(&mut self) {
+        self.routes.clear();
+    }
+
+    /// True when one route serves all messages of the run.
+    pub fn routes_alike(&self, vhost: &str, exchange: &str) -> bool {
+        self.vhosts
+            .get(vhost)
+            .is_none_or(|names| !names.looks_at_headers(exchange))
+    }
+
+    /// Appends `count` messages with one address. `confirm` is the number of the first, 0 for
+    /// none. Answers how many queues were reached.
+    ///
+    /// # Errors
+    /// `NotFound` when the exchange does not exist, `Refused` when it is internal.
+    pub fn publish(
+        &mut self,
+        vhost: &Arc<str>,
+        key: Option<ChannelKey>,
+        block: &Arc<Block>,
+        (first, count): (u32, u32),
+        confirm: u64,
+    ) -> Result<usize> {
+        let index = first as usize;
+        let address = block.address(index);
+        let exchange = String::from_utf8_lossy(address.exchange()).into_owned();
+        if let Some(found) = self
+            .vhosts
+            .get(vhost)
+            .and_then(|v| v.exchanges.get(&*exchange))
+            && found.spec.internal
+        {
+            let detail =
+                format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
+            return Err(Error::Refused {
+                noun: Noun::Exchange,
+                name: exchange,
+                detail,
+            });
+        }
+        self.counters.published += u64::from(count);
+        if exchange.is_empty() && address.routing_key().starts_with(REPLY_TO.as_bytes()) {
+            let name = String::from_utf8_lossy(address.routing_key()).into_owned();
+            if self.reply(&name, block, index) {
+                for next in index + 1..index + count as usize {
+                    self.reply(&name, block, next);
+                }
+                self.confirm_now(key, confirm, count, name.starts_with(REPLY_TO_JOB));
+                return Ok(1);
+            }
+        }
+        let Some(queues) = self.route(vhost, block, index) else {
+            let detail = format!("no exchange '{exchange}' in vhost '{vhost}'");
+            return Err(Error::NotFound {
+                noun: Noun::Exchange,
+                name: exchange,
+                detail,
+            });
+        };
+        if queues.is_empty() {
+            self.counters.unroutable += u64::from(count);
+            self.confirm_now(key, confirm, count, false);
+            return Ok(0);
+        }
+        self.append_all(&queues, key, block, (first, count), confirm);
+        Ok(queues.len())
+    }
+
+    pub(super) fn append_all(
+        &mut self,
+        queues: &[QueueId],
+        key: Option<ChannelKey>,
+        block: &Arc<Block>,
+        (first, count): (u32, u32),
+        confirm: u64,
+    ) {
+        let now = clock::now();
+        let persistent = block.entries[first as usize].flags & Entry::PERSISTENT != 0;
+        let piece = Piece::new(0, count, block.clone(), first, now);
+        let durable = |shard: &Self, id: &QueueId| {
+            persistent && shard.queues.get(id).is_some_and(|queue| queue.spec.durable)
+        };
+        let saved = queues.iter().filter(|id| durable(self, id)).count() as u32;
+        let refused = queues.iter().any(|id| self.is_full(*id));
+        let mut ticket = 0;
+        if let Some(channel) = key.filter(|_| confirm != 0) {
+            if refused {
+                for number in confirm..confirm + u64::from(count) {
+                    self.send(
+                        channel.session,
+                        Out::Refuse {
+                            channel: channel.channel,
+                            number,
+                        },
+                    );
+                }
+            } else if saved > 0 {
+                ticket = self.ticket_base + self.tickets.len() as u64;
+                let outstanding = saved * count;
+                self.tickets.push_back(Ticket {
+                    channel,
+                    first: confirm,
+                    count,
+                    outstanding,
+                    done: false,
+                });
+                self.wanted = true;
+            } else {
+                self.confirm_now(key, confirm, count, false);
+            }
+        }
+        for id in queues {
+            if self.is_full(*id) {
+                continue;
+            }
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
+            let mut piece = piece.clone();
+            piece.persistent = persistent && queue.spec.durable;
+            piece.ticket = if piece.persistent { ticket } else { 0 };
+            if piece.persistent {
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            }
+            queue.log.append(piece);
+            self.trim(*id);
+            self.pump(*id);
+            self.slow |= self.queues.get(id).is_some_and(|queue| {
+                queue.log.ready_bytes() > SLOW_BYTES && !queue.consumers.is_empty()
+            });
+        }
+        if self.wanted {
+            self.writer.notify_one();
+        }
+    }
+
+    /// Writes a message to the queues it reaches without handing it out yet: a tick must be in
+    /// the ledger before anybody sees it (I7). `None`: no such exchange.
+    pub(crate) fn hold(&mut self, vhost: &Arc<str>, block: &Arc<Block>) -> Option<Vec<Held>> {
+        let now = clock::now();
+        self.counters.published += 1;
+        let mut held = Vec::new();
+        for id in self.route(vhost, block, 0)?.iter().copied() {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            if !queue.spec.durable {
+                held.push(Held {
+                    queue: id,
+                    seq: None,
+                    piece: Piece::new(0, 1, block.clone(), 0, now),
+                });
+                continue;
+            }
+            let seq = queue.log.reserve();
+            queue.log.stragglers.insert(seq);
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            let mut encoder = segment::Encoder::default();
+            encoder.push(block, 0, 0, 0);
+            let (index, data) = encoder.finish();
+            self.pending.waiting.push(WaitingRow {
+                queue: id,
+                seq,
+                due_at: now,
+                attempt: 0,
+                index,
+                data,
+            });
+            let piece = Piece::new(seq, 1, block.clone(), 0, now);
+            held.push(Held {
+                queue: id,
+                seq: Some(seq),
+                piece,
+            });
+        }
+        Some(held)
+    }
+
+    /// The commit that holds them is on disk: hands them out.
+    pub(crate) fn release_held(&mut self, held: Vec<Held>) {
+        for Held {
+            queue: id,
+            seq,
+            piece,
+        } in held
+        {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            match seq {
+                Some(seq) => queue.log.appear(seq, piece),
+                None => queue.log.append(piece),
+            }
+            self.pump(id);
+        }
+    }
+
+    pub(super) fn is_full(&self, id: QueueId) -> bool {
+        self.queues.get(&id).is_some_and(|queue| {
+            queue.arguments.reject_publish
+                && (queue
+                    .arguments
+                    .max_length
+                    .is_some_and(|max| queue.log.ready() >= max)
+                    || queue
+                        .arguments
+                        .max_length_bytes
+                        .is_some_and(|max| queue.log.ready_body_bytes() >= max))
+        })
+    }
+
+    /// Drops heads beyond the queue's length.
+    pub(super) fn trim(&mut self, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            let over = queue
+                .arguments
+                .max_length
+                .is_some_and(|max| queue.log.ready() > max)
+                || queue
+                    .arguments
+                    .max_length_bytes
+                    .is_some_and(|max| queue.log.ready_body_bytes() > max);
+            if !over {
+                return;
+            }
+            let Take::Run { piece, .. } = queue.log.take(1) else {
+                return;
+            };
+            self.dead_letter(id, &piece, Reason::Maxlen, None);
+            self.settle(id, piece.first, 1);
+        }
+    }
+
+    /// True when a publisher since the last call was faster than its consumers, who come first.
+    pub fn take_slow(&mut self) -> bool {
+        std::mem::take(&mut self.slow) || self.tickets.len() > TICKETS_MAX
+    }
+
+    pub(super) fn mark_dirty(dirty: &mut Vec<QueueId>, writer: &Notify, queue: &mut Queue) {
+        if queue.spec.durable && !queue.dirty {
+            queue.dirty = true;
+            if dirty.is_empty() {
+                writer.notify_one();
+            }
+            dirty.push(queue.spec.id);
+        }
+    }
+
+    /// Confirms at once, or with the next commit when `durable`.
+    pub(super) fn confirm_now(
+        &mut self,
+        key: Option<ChannelKey>,
+        first: u64,
+        count: u32,
+        durable: bool,
+    ) {
+        let Some(key) = key.filter(|_| first != 0) else {
+            return;
+        };
+        if durable {
+            self.tickets.push_back(Ticket {
+                channel: key,
+                first,
+                count,
+                outstanding: u32::MAX,
+                done: false,
+            });
+            self.want_commit();
+            return;
+        }
+        self.counters.confirmed += u64::from(count);
+        let out = Out::Confirm {
+            channel: key.channel,
+            first,
+            count: u64::from(count),
+        };
+        self.send(key.session, out);
+    }
+
+    /// A confirm that goes out with the next commit.
+    pub fn confirm_with_commit(&mut self, key: ChannelKey, first: u64, count: u32) {
+        self.confirm_now(Some(key), first, count, true);
+    }
+
+    pub(super) fn want_commit(&mut self) {
+        self.wanted = true;
+        self.writer.notify_one();
+    }
+
+    /// Resolves when everything done so far is on disk.
+    pub fn on_disk(&mut self) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        self.waiters.push(tell);
+        self.want_commit();
+        told
+    }
+
+    pub(super) fn release(&mut self, settled: Vec<(u64, u32)>) {
+        for (ticket, copies) in settled {
+            let Some(at) = ticket.checked_sub(self.ticket_base) else {
+                continue;
+            };
+            let Some(ticket) = self.tickets.get_mut(at as usize) else {
+                continue;
+            };
+            ticket.outstanding = ticket.outstanding.saturating_sub(copies);
+            if ticket.outstanding == 0 && !ticket.done {
+                ticket.done = true;
+                let (key, first, count) = (ticket.channel, ticket.first, ticket.count);
+                self.confirm_now(Some(key), first, count, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The end of a delivery: ack, return, failure, retry, dead-letter.
+//!
+//! Keeps: a move between queues is one commit; the work rules bound every failure (I5).
+//! In: `gateway::session`, `time`.
+
+use super::*;
+
+impl Shard {
+    /// Acknowledges. False: the tag is not known on this channel.
+    pub fn ack(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
+        let Some(runs) = self.take_unacked(key, tag, multiple) else {
+            return false;
+        };
+        for run in runs {
+            self.counters.acked += u64::from(run.count);
+            self.settle(run.queue, run.seq, run.count);
+            self.credit(key, &run);
+            self.pump(run.queue);
+        }
+        true
+    }
+
+    /// basic.nack and basic.reject. False: the tag is not known on this channel.
+    pub fn nack(&mut self, key: ChannelKey, tag: u64, multiple: bool, requeue: bool) -> bool {
+        let Some(runs) = self.take_unacked(key, tag, multiple) else {
+            return false;
+        };
+        for run in runs {
+            if requeue {
+                self.give_back(&run, run.seq, run.count, true);
+            } else {
+                self.fail(&run, "rejected");
+            }
+            self.credit(key, &run);
+            self.pump(run.queue);
+        }
+        true
+    }
+
+    /// basic.recover with requeue.
+    pub fn recover(&mut self, key: ChannelKey) {
+        if let Some(runs) = self.take_unacked(key, 0, true) {
+            let queues: Vec<QueueId> = runs.iter().map(|run| run.queue).collect();
+            for run in runs {
+                self.give_back(&run, run.seq, run.count, false);
+                self.credit(key, &run);
+            }
+            queues.into_iter().for_each(|queue| self.pump(queue));
+        }
+    }
+
+    pub(super) fn credit(&mut self, key: ChannelKey, run: &Unacked) {
+        if let Some(channel) = self.channel(key).filter(|_| !run.consumer.is_empty()) {
+            channel.in_window = channel.in_window.saturating_sub(run.count);
+            if channel.window > 0 {
+                let others: Vec<QueueId> = channel.consumers.values().copied().collect();
+                others
+                    .into_iter()
+                    .filter(|id| *id != run.queue)
+                    .for_each(|id| self.pump(id));
+            }
+        }
+        if let Some(queue) = self.queues.get_mut(&run.queue)
+            && let Some(consumer) = queue.consumers.find(key, &run.consumer)
+        {
+            consumer.unacked = consumer.unacked.saturating_sub(run.count);
+        }
+    }
+
+    pub(super) fn take_unacked(
+        &mut self,
+        key: ChannelKey,
+        tag: u64,
+        multiple: bool,
+    ) -> Option<Vec<Unacked>> {
+        let channel = self.channel(key)?;
+        let list = &mut channel.unacked;
+        let mut out = Vec::new();
+        if multiple {
+            if tag != 0 && tag >= channel.next_tag {
+                return None;
+            }
+            let known = tag == 0 || list.front().is_some_and(|run| run.first <= tag);
+            if !known {
+                return None;
+            }
+            while let Some(front) = list.front_mut() {
+                let end = front.first + u64::from(front.count);
+                if tag == 0 || end - 1 <= tag {
+                    out.extend(list.pop_front());
+                } else if front.first <= tag {
+                    let n = (tag + 1 - front.first) as u32;
+                    out.push(front.split_front(n));
+                    break;
+                } else {
+                    break;
+                }
+            }
+            return Some(out);
+        }
+        let at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
+        let run = list.get_mut(at).filter(|run| run.first <= tag)?;
+        let offset = (tag - run.first) as u32;
+        if run.count == 1 {
+            out.extend(list.remove(at));
+            return Some(out);
+        }
+        if offset == 0 {
+            out.push(run.split_front(1));
+            return Some(out);
+        }
+        let mut front = run.split_front(offset);
+        let one = run.split_front(1);
+        if run.count == 0 {
+            list[at] = front;
+        } else {
+            std::mem::swap(&mut front, run);
+            list.insert(at + 1, front);
+        }
+        out.push(one);
+        Some(out)
+    }
+
+    pub(crate) fn settle(&mut self, id: QueueId, seq: Seq, count: u32) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let settled = queue.log.settle(seq, count);
+        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        self.release(settled.tickets);
+    }
+
+    /// Back to its place; on a work queue a return counts as an attempt when `counts`.
+    pub(super) fn give_back(&mut self, run: &Unacked, seq: Seq, count: u32, counts: bool) {
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
+        if counts && let Some(work) = queue.arguments.work.clone() {
+            for offset in 0..count {
+                let seq = seq + u64::from(offset);
+                let failures = {
+                    let known = queue.log.attempts.entry(seq).or_default();
+                    *known += 1;
+                    *known
+                };
+                if failures > work.retry_limit {
+                    let one = Unacked {
+                        seq,
+                        count: 1,
+                        own: run.own.clone(),
+                        ..run.empty()
+                    };
+                    queue.log.attempts.insert(seq, failures - 1);
+                    self.fail(&one, "returned");
+                    return self.give_back(run, seq + 1, count - offset - 1, counts);
+                }
+                queue.log.put_back(seq, 1, run.own.clone());
+            }
+            return;
+        }
+        queue.log.put_back(seq, count, run.own.clone());
+    }
+
+    /// A failure: the next retry on a work queue, else dead-lettered or dropped.
+    pub(super) fn fail(&mut self, run: &Unacked, error: &str) {
+        for offset in 0..run.count {
+            let seq = run.seq + u64::from(offset);
+            let Some(queue) = self.queues.get_mut(&run.queue) else {
+                return;
+            };
+            if queue.arguments.work.is_none() && queue.arguments.dead_letter_exchange.is_none() {
+                self.settle(run.queue, seq, 1);
+                continue;
+            }
+            let piece = match &run.own {
+                Some(piece) => Some(piece.clone()),
+                None => queue.log.content(seq),
+            };
+            let Some(piece) = piece else {
+                // The body is on disk only: it comes back at its place and fails there again.
+                queue.log.put_back(seq, 1, None);
+                continue;
+            };
+            let Some(work) = queue.arguments.work.clone() else {
+                self.dead_letter(run.queue, &piece, Reason::Rejected, None);
+                self.settle(run.queue, seq, 1);
+                continue;
+            };
+            let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
+            self.chance = self
+                .chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(clock::now() as u64 | 1);
+            let chance = (self.chance >> 11) as f64 / (1u64 << 53) as f64;
+            match retry::backoff_ms(&work, failures, chance) {
+                Some(ms) => self.park(run.queue, seq, &piece, failures, ms, error),
+                None => {
+                    self.dead_letter(run.queue, &piece, Reason::DeliveryLimit, Some(failures));
+                    self.settle(run.queue, seq, 1);
+                }
+            }
+        }
+    }
+
+    /// Moves a message to a waiting row until its next try.
+    pub(super) fn park(
+        &mut self,
+        id: QueueId,
+        seq: Seq,
+        piece: &Piece,
+        failures: u32,
+        ms: u64,
+        error: &str,
+    ) {
+        let now = clock::now();
+        let due_at = now + ms as i64 * 1000;
+        self.counters.retried += 1;
+        if let Some(job) = job_of(&piece.block, piece.index(0)) {
+            let error = JobError {
+                code: "worker-error".into(),
+                detail: error.to_owned(),
+            };
+            self.pending.jobs.push(JobChange::Retrying {
+                id: job,
+                next_attempt_at: due_at,
+                error,
+            });
+        }
+        let mut block = Block::default();
+        let index = piece.index(0);
+        let raw = attempt_properties(piece.block.properties(index), failures + 1);
+        block.push_copy(&piece.block, index, piece.block.address(index), Some(&raw));
+        let mut encoder = segment::Encoder::default();
+        encoder.push(&block, 0, 0, 0);
+        let (index, data) = encoder.finish();
+        self.settle(id, seq, 1);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        queue.log.attempts.insert(seq, failures);
+        queue.log.waiting.insert(seq, due_at);
+        queue.log.dead_rows.retain(|row| *row != seq);
+        if queue.spec.durable {
+            queue.log.stragglers.insert(seq);
+        }
+        if queue.spec.durable {
+            let row = WaitingRow {
+                queue: id,
+                seq,
+                due_at,
+                attempt: failures,
+                index,
+                data,
+            };
+            self.pending
+                .waiting
+                .retain(|known| known.queue != id || known.seq != seq);
+            self.pending.waiting.push(row);
+            self.pending
+                .dropped_waiting
+                .retain(|known| *known != (id, seq));
+        } else {
+            let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
+            queue.log.parked.insert(seq, piece);
+        }
+        self.writer.notify_one();
+    }
+
+    /// A waiting row was read and its time has come.
+    pub(crate) fn woken(&mut self, row: &WaitingRow) {
+        let Some(decoded) = segment::decode(&row.index, row.data.clone(), row.seq, clock::now())
+        else {
+            return;
+        };
+        let Some(queue) = self.queues.get_mut(&row.queue) else {
+            return;
+        };
+        let Some(piece) = decoded.pieces.into_iter().next() else {
+            return;
+        };
+        if queue.log.is_waiting(row.seq) {
+            queue.log.wake(row.seq, piece);
+            self.pump(row.queue);
+        }
+    }
+
+    /// Sends a message on to where the dead go. The caller settles it in `id`.
+    pub(super) fn dead_letter(
+        &mut self,
+        id: QueueId,
+        piece: &Piece,
+        reason: Reason,
+        attempts: Option<u32>,
+    ) {
+        if reason == Reason::Expired {
+            self.counters.expired += 1;
+        }
+        let index = piece.index(0);
+        if let Some(job) = job_of(&piece.block, index) {
+            let state = if reason == Reason::Expired {
+                JobState::Expired
+            } else {
+                JobState::Failed
+            };
+            let code = if reason == Reason::Expired {
+                "deadline-exceeded"
+            } else {
+                "worker-error"
+            };
+            let detail = format!("the call was dead-lettered: {}", reason.as_str());
+            let error = Some(JobError {
+                code: code.into(),
+                detail,
+            });
+            let at = clock::now();
+            self.pending.jobs.push(JobChange::Finish {
+                id: job,
+                state,
+                at,
+                error,
+                result: None,
+            });
+            self.want_commit();
+        }
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
+        let name = queue.spec.name.clone();
+        let vhost = queue.spec.vhost.clone();
+        let old = piece.block.address(index);
+        let arguments = &queue.arguments;
+        let key = arguments.dead_letter_key.clone().map(String::into_bytes);
+        let work = arguments.work.is_some();
+        let (exchange, key) = match arguments.dead_letter_exchange.clone() {
+            Some(exchange) => (exchange, key.unwrap_or_else(|| old.routing_key().to_vec())),
+            None if work && reason != Reason::Expired => {
+                let target = format!("{name}.dlq");
+                self.ensure_queue(&vhost, &target, false);
+                (String::new(), target.into_bytes())
+            }
+            None => return,
+        };
+        let seconds = (clock::now() / 1_000_000) as u64;
+        let raw = dead_letter::properties(&piece.block, index, &name, reason, seconds, attempts);
+        let mut block = Block::default();
+        let address = Address::new(exchange.as_bytes(), &key);
+        block.push_copy(&piece.block, index, &address, Some(&raw));
+        block.entries[0].flags &= !Entry::JOB;
+        let block = Arc::new(block);
+        let Some(targets) = self.route(&vhost, &block, 0) else {
+            return;
+        };
+        let before = piece.block.properties(index);
+        let targets: Vec<QueueId> = targets
+            .iter()
+            .copied()
+            .filter(|target| {
+                self.queues.get(target).is_some_and(|queue| {
+                    *target != id && !dead_letter::is_cycle(before, &queue.spec.name, reason)
+                        || reason == Reason::Rejected
+                })
+            })
+            .collect();
+        *self
+            .counters
+            .dead_lettered
+            .entry(reason.as_str())
+            .or_default() += 1;
+        if !targets.is_empty() {
+            self.append_all(&targets, None, &block, (0, 1), 0);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What time does to queues: expiry, leases, retries that come due, idle queues.
+//!
+//! In: the timer task of `Store`, and `deliver` for heads.
+
+use super::*;
+
+impl Shard {
+    /// Expires heads whose time is over.
+    pub(super) fn expire(&mut self, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            if queue.log.ready() == 0 {
+                return;
+            }
+            let ttl = queue.arguments.message_ttl_ms;
+            if ttl.is_none() && !queue.log.may_expire() {
+                return;
+            }
+            let Some(piece) = queue.log.peek() else {
+                return;
+            };
+            let index = piece.index(0);
+            let own = properties::expiration(piece.block.properties(index))
+                .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
+            let limit = match (ttl, own) {
+                (Some(a), Some(b)) => a.min(b),
+                (Some(a), None) | (None, Some(a)) => a,
+                (None, None) => return,
+            };
+            let at = piece
+                .at
+                .saturating_add(i64::try_from(limit).unwrap_or(i64::MAX / 2000) * 1000);
+            // A consumer with room takes a message of TTL 0 before it expires.
+            if at > clock::now() || (limit == 0 && queue.consumers.iter().any(|c| c.credit() > 0)) {
+                return;
+            }
+            let Take::Run { piece, .. } = queue.log.take(1) else {
+                return;
+            };
+            self.dead_letter(id, &piece, Reason::Expired, None);
+            self.settle(id, piece.first, 1);
+        }
+    }
+
+    /// Time passes: heads expire, leases end, retries come due, idle queues go.
+    pub fn tick(&mut self) {
+        let now = clock::now();
+        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        for id in ids {
+            self.expire(id);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            if let Some(ms) = queue.arguments.expires_ms
+                && queue.consumers.is_empty()
+                && now - queue.idle_since > ms as i64 * 1000
+            {
+                self.drop_queue(id);
+                continue;
+            }
+            let due = queue.log.take_due(now);
+            let (mine, rows): (Vec<Seq>, Vec<Seq>) = due
+                .into_iter()
+                .partition(|seq| queue.log.parked.contains_key(seq));
+            for seq in mine {
+                if let Some(piece) = queue.log.parked.remove(&seq) {
+                    queue.log.wake(seq, piece);
+                }
+            }
+            if !rows.is_empty() {
+                self.due_reads.push((id, rows));
+                self.loader.notify_one();
+            }
+            self.pump(id);
+        }
+        self.end_leases(now);
+    }
+
+    pub(super) fn end_leases(&mut self, now: Micros) {
+        let mut ended = Vec::new();
+        for (&session, slot) in &mut self.sessions {
+            for (&channel, slot) in &mut slot.channels {
+                if slot.next_lease.is_none_or(|at| at > now) {
+                    continue;
+                }
+                let key = ChannelKey { session, channel };
+                let mut at = 0;
+                while at < slot.unacked.len() {
+                    if slot.unacked[at]
+                        .deadline
+                        .is_some_and(|deadline| deadline <= now)
+                    {
+                        ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
+                    } else {
+                        at += 1;
+                    }
+                }
+                slot.next_lease = slot.unacked.iter().filter_map(|run| run.deadline).min();
+            }
+        }
+        for (key, run) in ended {
+            self.counters.late += u64::from(run.count);
+            self.give_back(&run, run.seq, run.count, true);
+            self.credit(key, &run);
+            self.pump(run.queue);
+        }
+    }
+
+    /// True when the tag (or, with `multiple`, one up to it) is unacked on the channel.
+    pub fn has_unacked(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
+        let Some(channel) = self.channel(key) else {
+            return false;
+        };
+        let list = &channel.unacked;
+        if multiple {
+            return tag < channel.next_tag && list.front().is_some_and(|run| run.first <= tag);
+        }
+        let at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
+        list.get(at).is_some_and(|run| run.first <= tag)
+    }
+
+    /// True when `tag` belongs to the past of a channel that has work-queue deliveries: a late
+    /// settlement is then ignored, never an error.
+    pub fn is_late(&mut self, key: ChannelKey, tag: u64) -> bool {
+        self.counters.late > 0
+            && self
+                .channel(key)
+                .is_some_and(|channel| tag < channel.next_tag)
+    }
+}
