@@ -73,9 +73,11 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
 
 fn document() -> Result<()> {
     let mut rustdoc = process::command("cargo", &["doc", "--workspace", "--locked", "--no-deps"]);
+    // Private items are documented here, so links to them lead somewhere.
+    let flags = "-D warnings -A rustdoc::private-intra-doc-links";
     rustdoc
         .arg("--document-private-items")
-        .env("RUSTDOCFLAGS", "-D warnings");
+        .env("RUSTDOCFLAGS", flags);
     process::run(&mut rustdoc, CARGO_MAX)
 }
 
