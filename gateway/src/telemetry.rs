@@ -32,8 +32,46 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), BYTES)?;
-    Ok(builder.install_recorder()?)
+    let handle = builder.install_recorder()?;
+    for (name, help) in HISTOGRAMS {
+        metrics::describe_histogram!(*name, *help);
+    }
+    for (name, help) in GAUGES {
+        metrics::describe_gauge!(*name, *help);
+    }
+    metrics::describe_counter!(
+        "leveret_schedule_fires_total",
+        "Ticks of a schedule since the start."
+    );
+    Ok(handle)
 }
+
+/// Histograms that the rooms record, and what they tell.
+const HISTOGRAMS: &[(&str, &str)] = &[
+    (
+        "leveret_store_commit_seconds",
+        "Time of one commit, the sync included.",
+    ),
+    (
+        "leveret_store_commit_bytes",
+        "Message bytes that one commit appended.",
+    ),
+    (
+        "leveret_job_seconds",
+        "Time from a call's acceptance to its final state.",
+    ),
+];
+/// Gauges that the rooms set, and what they tell.
+const GAUGES: &[(&str, &str)] = &[
+    (
+        "leveret_schedule_lateness_seconds",
+        "How late the newest tick fired.",
+    ),
+    (
+        "leveret_schedule_last_fire_timestamp_seconds",
+        "Nominal time of the newest tick, seconds since the epoch.",
+    ),
+];
 
 /// From one fsync of a fast disk to a call that took hours.
 const SECONDS: &[f64] = &[

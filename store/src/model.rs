@@ -33,6 +33,16 @@ impl JobId {
     }
 }
 
+impl JobId {
+    /// When it was made, to the millisecond: the first 48 bits of a UUIDv7 (RFC 9562 §5.7).
+    pub fn created_at(self) -> Micros {
+        let ms = self.0[..6]
+            .iter()
+            .fold(0, |ms, &byte| ms << 8 | i64::from(byte));
+        ms * 1000
+    }
+}
+
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         uuid::Uuid::from_bytes(self.0).fmt(f)

@@ -27,7 +27,7 @@ pub struct RabbitMq {
 
 impl RabbitMq {
     /// Starts a node, or takes the one at `TEST_RABBITMQ` (an address), which must hold the users
-    /// of [`DEFINITIONS`].
+    /// of `DEFINITIONS`.
     ///
     /// # Errors
     /// It is not installed, or does not come up.

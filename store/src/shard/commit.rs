@@ -124,10 +124,12 @@ impl Shard {
             let _ = waiter.send(());
         }
         for change in &cut.batch.jobs {
-            let JobChange::Finish { id, state, .. } = change else {
+            let JobChange::Finish { id, state, at, .. } = change else {
                 continue;
             };
             if !refused.contains(id) {
+                let seconds = (at - id.created_at()).max(0) as f64 / 1e6;
+                metrics::histogram!("leveret_job_seconds").record(seconds);
                 *self
                     .counters
                     .jobs_finished
