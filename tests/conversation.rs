@@ -1,17 +1,21 @@
-//! Plays all conversations against RabbitMQ and against our binary, a test for each.
+//! Plays all conversations against RabbitMQ, against our binary, and against our server in this
+//! process under virtual time; a test for each.
 //!
 //! Keeps: one list of files for all servers.
 //! Never: stops at the first file that fails.
 //! `TEST_CONVERSATION=part/of/a/path` plays only the files that contain it; `TEST_RABBITMQ` and
 //! `TEST_LEVERET` name the address of a server that runs already.
 
+mod in_process;
+
 use std::env;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use tests::conversation::stage::Tcp;
-use tests::conversation::{Conversation, Patience, files, play_all};
+use in_process::InProcess;
+use tests::conversation::stage::{Stage, Tcp};
+use tests::conversation::{Conversation, Patience, Report, files, play_all};
 use tests::leveret::Leveret;
 use tests::rabbitmq::RabbitMq;
 
@@ -46,24 +50,38 @@ fn leveret_holds_the_conversations() -> Result<()> {
     })
 }
 
-#[expect(
-    clippy::print_stdout,
-    reason = "the report is for whoever reads the test run"
-)]
-fn play(stage: &Tcp) -> Result<()> {
+#[test]
+fn leveret_in_process_holds_the_conversations() -> Result<()> {
+    let files = chosen()?;
+    in_process::runtime()?.block_on(async {
+        let server = InProcess::start().await?;
+        let report = play_all(&files, &server, PATIENCE).await?;
+        let skipped: Vec<_> = report.skipped.iter().map(|(_, why)| why).collect();
+        let time_costs_nothing = skipped.iter().all(|why| why.starts_with("holds on"));
+        assert!(time_costs_nothing, "skipped without need: {skipped:?}");
+        judge(&report);
+        server.stop().await
+    })
+}
+
+fn play(stage: &impl Stage) -> Result<()> {
     let files = chosen()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(play_all(&files, stage, Patience(Duration::from_secs(5))))?;
-    println!("{}", report.text());
-    assert!(
-        report.failed.is_empty(),
-        "{} conversations failed",
-        report.failed.len()
-    );
-    assert!(report.passed > 0, "no conversation was played");
+    judge(&runtime.block_on(play_all(&files, stage, PATIENCE))?);
     Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the report is for whoever reads the test run"
+)]
+fn judge(report: &Report) {
+    println!("{}", report.text());
+    let failed = report.failed.len();
+    assert!(failed == 0, "{failed} conversations failed");
+    assert!(report.passed > 0, "no conversation was played");
 }
 
 fn chosen() -> Result<Vec<(String, Conversation)>> {
@@ -73,3 +91,5 @@ fn chosen() -> Result<Vec<(String, Conversation)>> {
     }
     Ok(all)
 }
+
+const PATIENCE: Patience = Patience(Duration::from_secs(5));

@@ -541,7 +541,13 @@ impl Connection {
             return;
         }
         self.state = State::Closing;
-        self.until = Some(now + CLOSE_OK);
+        // Out of step with its frames, close-ok may never be made out.
+        let patience = if close.code == 501 {
+            SILENT_CLOSE
+        } else {
+            CLOSE_OK
+        };
+        self.until = Some(now + patience);
         self.events.clear();
         let close = connection::Close {
             reply_code: close.code,
@@ -659,6 +665,11 @@ impl Connection {
         if self.block.entries.is_empty() {
             self.block = Block::default();
         }
+    }
+
+    /// The shell does not read on purpose, so the client cannot be blamed for silence.
+    pub fn note_heard(&mut self, now: Instant) {
+        self.heard = now;
     }
 
     /// Something was written.
@@ -959,6 +970,7 @@ pub(crate) mod testing {
         let now = Instant::now();
         machine.close(now, &Close::connection(501, "", (0, 0)));
         machine.close(now, &Close::connection(320, "", (0, 0)));
+        assert_eq!(machine.deadline(), Some(now + SILENT_CLOSE));
         assert!(run(&mut machine, &[9; 40]).0.is_empty());
         assert_eq!(told(&mut machine), [(0, 10, 50)]);
         let (events, _) = run(&mut machine, &frame(1, 0, &[0, 10, 0, 51]));

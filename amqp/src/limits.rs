@@ -26,7 +26,8 @@ pub const MESSAGE_CAP: u64 = 512 << 20;
 pub const ASSEMBLING_MAX: u64 = 64 << 20;
 /// From accept to connection.open, as RabbitMQ's handshake_timeout.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Before the socket of a failed login is dropped without a word, as RabbitMQ's.
+/// Before the socket of a failed login is dropped without a word, or one whose frames are broken
+/// without a close-ok, as RabbitMQ's.
 pub const SILENT_CLOSE: Duration = Duration::from_secs(3);
 /// Waiting for close-ok, as RabbitMQ's.
 pub const CLOSE_OK: Duration = Duration::from_secs(30);

@@ -39,6 +39,8 @@ const WRITE_HIGH: usize = 1 << 20;
 const HEAVY: usize = 32 << 10;
 /// Messages that share one claim to a confirm, at most.
 const RUN: u32 = 256;
+/// Content bytes that a connection may publish during an alarm before it is not read any more.
+const HELD_MAX: usize = 1 << 20;
 /// How long a publisher rests when its consumers cannot keep up.
 const REST: Duration = Duration::from_millis(2);
 /// How long a closing client may take to read its goodbye.
@@ -113,6 +115,8 @@ struct Session {
     slow: bool,
     has_published: bool,
     told_blocked: bool,
+    /// Content bytes taken while publishers should wait.
+    published_blocked: usize,
 }
 
 /// Serves one connection to its end.
@@ -131,7 +135,7 @@ pub async fn run<R, W>(
     let id = store.lock().open_session(notify.clone());
     let mut session = Session {
         id,
-        conn: Connection::new(Instant::now(), shared.options.clone()),
+        conn: Connection::new(now(), shared.options.clone()),
         store: store.clone(),
         vhost: "/".into(),
         user: String::new(),
@@ -144,6 +148,7 @@ pub async fn run<R, W>(
         slow: false,
         has_published: false,
         told_blocked: false,
+        published_blocked: 0,
     };
     let mut input: Vec<u8> = Vec::with_capacity(TURN);
     let mut output: Vec<u8> = Vec::new();
@@ -164,15 +169,20 @@ pub async fn run<R, W>(
         let deadline = session
             .conn
             .deadline()
-            .unwrap_or_else(|| Instant::now() + limits::CLOSE_OK);
+            .unwrap_or_else(|| now() + limits::CLOSE_OK);
         let resting = session.slow;
-        let listening = !resting && !session.conn.is_gone();
+        let held = session.published_blocked > HELD_MAX;
+        if held {
+            // Its silence is our doing.
+            session.conn.note_heard(now());
+        }
+        let listening = !resting && !held && !session.conn.is_gone();
         tokio::select! {
             biased;
             written = writer.write(&output[sent..]), if sent < output.len() => match written {
                 Ok(n) if n > 0 => {
                     sent += n;
-                    session.conn.note_sent(Instant::now());
+                    session.conn.note_sent(now());
                 }
                 _ => break,
             },
@@ -187,7 +197,7 @@ pub async fn run<R, W>(
                 _ => break,
             },
             () = tokio::time::sleep_until(deadline.into()) => {
-                session.conn.handle_deadline(Instant::now());
+                session.conn.handle_deadline(now());
                 session.events(Block::default()).await;
             }
         }
@@ -209,16 +219,33 @@ pub async fn run<R, W>(
 
 impl Session {
     async fn turn(&mut self, input: &mut Vec<u8>) {
-        let used = self.conn.handle_bytes(Instant::now(), input);
+        let used = self.conn.handle_bytes(now(), input);
         input.drain(..used);
         if input.capacity() - input.len() < TURN / 2 {
             input.reserve(TURN);
         }
         let block = self.conn.take_block();
         // Only a publisher that fills its turns can outrun its consumers.
-        let heavy = block.data.len() >= HEAVY;
+        let published = block.data.len();
+        let heavy = published >= HEAVY;
         self.events(block).await;
+        if published > 0 {
+            self.note_blocked(published);
+        }
         self.slow |= heavy && self.store.lock().take_slow();
+    }
+
+    /// A publisher during an alarm is told, and soon not read any more. Acks behind its messages
+    /// still get through until then.
+    fn note_blocked(&mut self, published: usize) {
+        let reason = self.store.lock().blocked_reason();
+        match reason {
+            Some(reason) => {
+                self.published_blocked += published;
+                self.tell_blocked(Some(&reason));
+            }
+            None => self.published_blocked = 0,
+        }
     }
 
     async fn events(&mut self, block: Block) {
@@ -296,7 +323,7 @@ impl Session {
             }
             Event::Failed(close) => {
                 self.clean(true);
-                self.conn.close(Instant::now(), &close);
+                self.conn.close(now(), &close);
             }
             _ => {}
         }
@@ -311,9 +338,9 @@ impl Session {
             }
             Ok((user, _)) => {
                 tracing::warn!(user, "login refused");
-                self.conn.refuse_login(Instant::now(), mechanism);
+                self.conn.refuse_login(now(), mechanism);
             }
-            Err(close) => self.conn.close(Instant::now(), &close),
+            Err(close) => self.conn.close(now(), &close),
         }
     }
 
@@ -332,8 +359,7 @@ impl Session {
             return self.conn.accept_open();
         };
         self.clean(true);
-        self.conn
-            .close(Instant::now(), &Close::connection(530, text, cause));
+        self.conn.close(now(), &Close::connection(530, text, cause));
     }
 
     /// The operator stops the node.
@@ -342,11 +368,11 @@ impl Session {
         if self.conn.is_open() {
             let text = "broker forced connection closure with reason 'shutdown'";
             self.conn
-                .close(Instant::now(), &Close::connection(320, text, (0, 0)));
+                .close(now(), &Close::connection(320, text, (0, 0)));
         }
         // The client hears of it; whether it answers is its own affair.
         self.conn
-            .handle_deadline(Instant::now() + limits::CLOSE_OK + limits::CLOSE_OK);
+            .handle_deadline(now() + limits::CLOSE_OK + limits::CLOSE_OK);
     }
 
     fn clean(&mut self, lost: bool) {
@@ -371,10 +397,15 @@ impl Session {
             }
             Scope::Connection => {
                 self.clean(true);
-                self.conn.close(Instant::now(), close);
+                self.conn.close(now(), close);
             }
         }
     }
+}
+
+/// The runtime's time, so that heartbeats and sleeps agree where a test has paused it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// RabbitMQ strips line ends from names.

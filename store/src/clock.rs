@@ -1,6 +1,8 @@
 //! The only door to the wall clock and to chance.
 //!
 //! Keeps: instants as microseconds since the epoch, never running backwards within a process.
+//! Never: turns time back, not even a simulated one.
+//! In: everything that stamps or compares times. `simulation`: tests whose time is the runtime's.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,6 +13,10 @@ static NEWEST: AtomicI64 = AtomicI64::new(0);
 
 /// Now, in microseconds since the epoch, UTC. Never smaller than an earlier answer.
 pub fn now() -> Micros {
+    #[cfg(feature = "simulation")]
+    if let Some(now) = simulation::now() {
+        return now;
+    }
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -26,4 +32,34 @@ pub fn new_id() -> [u8; 16] {
 /// Sixteen bytes of chance for names that must not be guessed.
 pub fn random_bytes() -> [u8; 16] {
     uuid::Uuid::new_v4().into_bytes()
+}
+
+/// A clock that stands and jumps with tokio's paused time, for tests.
+///
+/// It is chosen per thread: a runtime with paused time has one thread only, and simulations beside
+/// each other, or beside a test in real time, must not share their time.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use crate::model::Micros;
+
+    thread_local! {
+        static START: Cell<Option<(Instant, Micros)>> = const { Cell::new(None) };
+    }
+
+    /// From here on, on this thread, [`super::now`] is the present time plus what passes on the
+    /// runtime. Called within that runtime, before a store is opened on it.
+    pub fn follow_runtime() {
+        START.set(None);
+        START.set(Some((Instant::now(), super::now())));
+    }
+
+    pub(super) fn now() -> Option<Micros> {
+        let (start, base) = START.get()?;
+        let passed = i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        Some(base.saturating_add(passed))
+    }
 }

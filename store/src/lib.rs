@@ -30,7 +30,7 @@ pub mod topology;
 pub use error::{Error, Result};
 use log::batch::{DefinitionChange, JobChange};
 use model::*;
-use queue::{Chunk, Log};
+use queue::{Chunk, Log, ReadBack};
 use shard::Shard;
 use topology::arguments::Arguments;
 use topology::{Binding, Exchange};
@@ -491,8 +491,11 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         let id = spec.id;
         let mut log = Log::recovered(chunks, from, handed, next);
         for (segment, first, first_at) in partial {
-            let pieces = read(backend, segment, first, first_at).await;
-            log.recount(segment, pieces);
+            let found = read(backend, segment, first, first_at).await;
+            if let ReadBack::Damaged(_) = found {
+                shard.pending.damaged.push(segment);
+            }
+            log.recount(segment, found);
         }
         shard.insert_queue(spec, arguments, log);
         shard.mark(id);
@@ -562,29 +565,17 @@ fn first_start(shard: &mut Shard) {
     }
 }
 
-async fn read(
-    backend: &dyn sql::Backend,
-    id: SegmentId,
-    first: Seq,
-    at: Micros,
-) -> Vec<queue::Piece> {
+async fn read(backend: &dyn sql::Backend, id: SegmentId, first: Seq, at: Micros) -> ReadBack {
     match backend.read_segment(id).await {
         Ok(Some(body)) => match log::segment::decode(&body.index, body.data, first, at) {
-            Some(decoded) => {
-                if !decoded.damaged.is_empty() {
-                    tracing::error!(segment = id.0, damaged = ?decoded.damaged, "damaged messages");
-                }
-                decoded.pieces
-            }
-            None => {
-                tracing::error!(segment = id.0, "the segment's index is damaged");
-                Vec::new()
-            }
+            Some(decoded) if decoded.damaged.is_empty() => ReadBack::Sound(decoded.pieces),
+            Some(decoded) => ReadBack::Damaged(decoded.pieces),
+            None => ReadBack::Damaged(Vec::new()),
         },
-        Ok(None) => Vec::new(),
+        Ok(None) => ReadBack::Damaged(Vec::new()),
         Err(error) => {
             tracing::error!(segment = id.0, %error, "the segment cannot be read");
-            Vec::new()
+            ReadBack::Unreadable
         }
     }
 }
@@ -611,14 +602,15 @@ async fn load(store: Arc<StoreInner>) {
                     .get(&queue)
                     .and_then(|q| q.log.place_of(segment));
                 let Some((first, at)) = place else { continue };
-                let pieces = read(store.backend.as_ref(), segment, first, at).await;
-                store.lock().loaded(queue, segment, pieces);
+                let found = read(store.backend.as_ref(), segment, first, at).await;
+                store.lock().loaded(queue, segment, found);
             }
             for (queue, seqs) in dues {
-                match store.backend.read_waiting(queue, seqs).await {
+                match store.backend.read_waiting(queue, seqs.clone()).await {
                     Ok(rows) => {
                         let mut shard = store.lock();
                         rows.iter().for_each(|row| shard.woken(row));
+                        shard.not_there_yet(queue, &seqs);
                     }
                     Err(error) => tracing::error!(%error, "waiting messages cannot be read"),
                 }

@@ -20,7 +20,7 @@ use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
 use crate::log::segment;
 use crate::model::*;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
-use crate::queue::{Log, Piece, Take};
+use crate::queue::{Log, Piece, ReadBack, Take};
 use crate::rules::dead_letter::{self, Reason};
 use crate::rules::retry;
 use crate::topology::Vhost;
@@ -42,6 +42,8 @@ const TURN_MAX: u32 = 64;
 const SLOW_BYTES: u64 = 8 << 20;
 /// Publishes waiting for their confirm above which publishers are slowed.
 const TICKETS_MAX: usize = 100_000;
+/// Before a due row that its commit has not written yet is looked for again, µs.
+const LOOK_AGAIN: Micros = 20_000;
 /// Publisher and consumer address of direct reply-to.
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Replies to deferred calls are captured here: the job's id follows.
@@ -146,6 +148,8 @@ pub(crate) struct Queue {
     dirty: bool,
     /// Unacked deliveries carry a lease: session, channel → looked at by `tick`.
     saved_handed: Seq,
+    /// The head that the newest commit recorded.
+    saved_head: Seq,
     idle_since: Micros,
     /// Rows of a queue that is not durable may be in the store.
     spilled: bool,
@@ -169,7 +173,8 @@ pub(crate) struct Cut {
     pub(crate) waiters: Vec<oneshot::Sender<()>>,
     /// Somebody waits for the disk.
     pub(crate) sync: bool,
-    handed: Vec<(QueueId, Seq)>,
+    /// Queue, mark of what may have been handed out, head.
+    heads: Vec<(QueueId, Seq, Seq)>,
 }
 
 pub(crate) struct Saving {
@@ -221,6 +226,8 @@ pub struct Shard {
     pub(crate) loader: Arc<Notify>,
     chance: u64,
     slow: bool,
+    /// Queues whose next message waits for a commit that says it may have been handed out.
+    fenced: Vec<QueueId>,
 }
 
 impl Shard {
@@ -253,6 +260,7 @@ impl Shard {
             loader,
             chance: 0x9E37_79B9_7F4A_7C15,
             slow: false,
+            fenced: Vec::new(),
         }
     }
 

@@ -34,7 +34,15 @@ impl Leveret {
     /// # Errors
     /// There is no binary, or it does not come up.
     pub fn start(config: &str) -> Result<Self> {
-        let folder = TempDir::with_prefix("leveret-")?;
+        Self::start_in(&env::temp_dir(), config)
+    }
+
+    /// The same, with its folder inside `parent`.
+    ///
+    /// # Errors
+    /// There is no binary, or it does not come up.
+    pub fn start_in(parent: &Path, config: &str) -> Result<Self> {
+        let folder = TempDir::with_prefix_in("leveret-", parent)?;
         fs::write(folder.path().join("leveret.toml"), config)?;
         let (amqp, http) = (free_address()?, free_address()?);
         let mut server = Self {

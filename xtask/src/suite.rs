@@ -39,6 +39,8 @@ enum Part {
     Clients,
     /// Load, kill -9, restart, check.
     Crash,
+    /// A disk that lies or is full.
+    Faults,
     /// Metrics, dashboard and alerts with Prometheus.
     Monitoring,
 }
@@ -68,6 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Part::Conversation,
         Part::Clients,
         Part::Crash,
+        Part::Faults,
         Part::Monitoring,
     ];
     let built =
@@ -84,6 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Conversation, "conversations", "conversation", &[])?;
     let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
+    program(Part::Faults, "disk faults", "faults", &[])?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
         clients(&mut steps, built.then_some(binary))?;

@@ -170,6 +170,11 @@ impl Page {
                 counters.expired,
             ),
             (
+                "messages_quarantined",
+                "Damaged messages that were set aside.",
+                counters.quarantined,
+            ),
+            (
                 "store_commits",
                 "Commits to the database.",
                 counters.commits,

@@ -55,7 +55,10 @@ impl Session {
                     }
                 }
                 Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
-                Out::Unblocked => self.tell_blocked(None),
+                Out::Unblocked => {
+                    self.published_blocked = 0;
+                    self.tell_blocked(None);
+                }
             }
         }
         self.tell_confirms();

@@ -115,6 +115,8 @@ pub struct Batch {
     pub settled: Vec<SettledRow>,
     /// Segments whose messages are all settled (or merged elsewhere); their settled rows go too.
     pub dropped_segments: Vec<SegmentId>,
+    /// Segments to copy aside for whoever repairs; missing ones are no error, nor is a second time.
+    pub damaged: Vec<SegmentId>,
     pub heads: Vec<HeadRow>,
     pub waiting: Vec<WaitingRow>,
     pub dropped_waiting: Vec<(QueueId, Seq)>,
@@ -131,6 +133,7 @@ impl Batch {
             && self.segments.is_empty()
             && self.settled.is_empty()
             && self.dropped_segments.is_empty()
+            && self.damaged.is_empty()
             && self.heads.is_empty()
             && self.waiting.is_empty()
             && self.dropped_waiting.is_empty()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::StoreInner;
-use crate::log::batch::{Committed, SegmentRow};
+use crate::log::batch::{Batch, Committed, SegmentRow};
 use crate::log::segment::Encoder;
 use crate::queue::Piece;
 use crate::shard::Cut;
@@ -67,6 +67,7 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
             Err(CommitError::Full(why)) => {
                 tracing::error!(reason = why, "the disk is full: publishers are blocked");
                 store.lock().set_blocked(Some("low on disk".into()));
+                mark(store, batch.number).await;
             }
             Err(CommitError::NotDone(why)) => {
                 tracing::error!(reason = why, "commit not stored, trying again");
@@ -86,6 +87,23 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
     // Only job changes are looked at afterwards; the rest is freed with the batch.
     cut.batch.jobs = Arc::try_unwrap(batch).map_or_else(|batch| batch.jobs.clone(), |b| b.jobs);
     committed
+}
+
+/// Lets consumers go on while there is no room for anything new.
+async fn mark(store: &Arc<StoreInner>, number: u64) {
+    let heads = store.lock().marks();
+    if heads.is_empty() {
+        return;
+    }
+    let marks = Batch {
+        number,
+        heads: heads.clone(),
+        ..Batch::default()
+    };
+    match store.backend.commit(Arc::new(marks), true).await {
+        Ok(_) => store.lock().marked(&heads),
+        Err(why) => tracing::error!(%why, "not even marks find room"),
+    }
 }
 
 fn encode(cut: &mut Cut) {

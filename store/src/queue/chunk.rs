@@ -41,6 +41,8 @@ pub struct Chunk {
     bits: Option<Vec<u64>>,
     /// Settled since the last cut, out of order, in a saved chunk.
     pub unsaved_bits: bool,
+    /// False when the row could not be read: it stays for whoever repairs.
+    pub removable: bool,
 }
 
 impl Chunk {
@@ -60,6 +62,7 @@ impl Chunk {
             done: first,
             bits: None,
             unsaved_bits: false,
+            removable: true,
         }
     }
 
@@ -124,18 +127,17 @@ impl Chunk {
         self.resident
     }
 
-    /// A message that a commit has recorded (or is recording) must not be handed out before the
-    /// store knows that it may have been.
-    pub fn needs_fence(&self) -> bool {
-        matches!(self.place, Place::Saving(_) | Place::Saved(_))
-    }
-
     /// The row that holds (or will hold) the messages.
     pub fn segment(&self) -> Option<SegmentId> {
         match self.place {
             Place::Saved(id) => Some(id),
             _ => None,
         }
+    }
+
+    /// The row to remove with the chunk.
+    pub fn dead_segment(&self) -> Option<SegmentId> {
+        self.segment().filter(|_| self.removable)
     }
 
     /// True when a commit should take it along; under memory `pressure` also for room alone.

@@ -127,6 +127,25 @@ struct Returned {
     redelivered: bool,
 }
 
+/// A segment's messages as they came back from the store.
+pub enum ReadBack {
+    Sound(Vec<Piece>),
+    /// Some messages are missing or do not match their checksum: these are the others.
+    Damaged(Vec<Piece>),
+    /// The row cannot be read at all, so it is not touched either.
+    Unreadable,
+}
+
+impl ReadBack {
+    /// The messages that can be served, and whether the row may be removed later.
+    fn pieces(self) -> (Vec<Piece>, bool) {
+        match self {
+            Self::Sound(pieces) | Self::Damaged(pieces) => (pieces, true),
+            Self::Unreadable => (Vec::new(), false),
+        }
+    }
+}
+
 /// What settling touched.
 #[derive(Default)]
 pub struct Settled {
@@ -162,8 +181,10 @@ pub struct Log {
     ready_body: Option<u64>,
     unacked: u64,
     pub resident: u64,
-    /// Messages below may have been handed out according to the newest commit, done or under way.
+    /// Messages below may have been handed out according to the newest commit that is on disk.
     pub handed: Seq,
+    /// The same for the commit under way: enough for the messages that it brings to disk itself.
+    pub handed_pending: Seq,
     /// Messages below were possibly handed out before the last restart.
     recovered_handed: Seq,
     /// Segments that are wholly settled and can go from the store.
@@ -267,7 +288,19 @@ impl Log {
 
     /// The next ready messages, at most `max`, as one run. Moves them to unacked.
     pub fn take(&mut self, max: u32) -> Take {
-        match self.look(max) {
+        let found = self.look(max, true);
+        self.take_found(found)
+    }
+
+    /// The head, for its end and not for a consumer: nobody will have seen it, so that the store
+    /// need not know before.
+    pub fn take_head(&mut self) -> Take {
+        let found = self.look(1, false);
+        self.take_found(found)
+    }
+
+    fn take_found(&mut self, found: Look) -> Take {
+        match found {
             Look::Found {
                 piece,
                 returned,
@@ -302,15 +335,23 @@ impl Log {
         }
     }
 
-    /// The message that would be taken next, if its body is at hand.
+    /// The head, if its body is at hand.
     pub fn peek(&mut self) -> Option<Piece> {
-        match self.look(1) {
+        match self.look(1, false) {
             Look::Found { piece, .. } => Some(piece),
             _ => None,
         }
     }
 
-    fn look(&mut self, max: u32) -> Look {
+    /// What must be read before the head can be looked at.
+    pub fn head_on_disk(&mut self) -> Option<SegmentId> {
+        match self.look(1, false) {
+            Look::Load(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    fn look(&mut self, max: u32, fenced: bool) -> Look {
         if let Some((&seq, returned)) = self.returned.first_key_value() {
             if let Some(own) = &returned.own {
                 return Look::Found {
@@ -322,7 +363,7 @@ impl Log {
             let Some(at) = self.chunk_of(seq) else {
                 self.returned.remove(&seq);
                 self.ready = self.ready.saturating_sub(1);
-                return self.look(max);
+                return self.look(max, fenced);
             };
             return match self.chunks[at].find(seq) {
                 Some((piece, offset)) => Look::Found {
@@ -358,7 +399,12 @@ impl Log {
             };
             self.hint = at;
             let chunk = &self.chunks[at];
-            if chunk.needs_fence() && self.cursor >= self.handed {
+            let mark = match chunk.place {
+                Place::Open | Place::Closed => Seq::MAX,
+                Place::Saving(_) => self.handed.max(self.handed_pending),
+                Place::Saved(_) => self.handed,
+            };
+            if fenced && self.cursor >= mark {
                 return Look::Fence;
             }
             if !chunk.is_resident() {
@@ -478,7 +524,7 @@ impl Log {
             && let Some(chunk) = self.chunks.remove(at)
         {
             self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-            self.dead_segments.extend(chunk.segment());
+            self.dead_segments.extend(chunk.dead_segment());
             self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));
         }
     }
@@ -544,7 +590,7 @@ impl Log {
             if chunk.is_done() && !chunk.is_saving() {
                 let chunk = self.chunks.remove(at).expect("position was found");
                 self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-                self.dead_segments.extend(chunk.segment());
+                self.dead_segments.extend(chunk.dead_segment());
                 self.hint = 0;
             }
         }
@@ -556,7 +602,8 @@ impl Log {
     }
 
     /// Body read back from the store; messages that were damaged are set aside.
-    pub fn loaded(&mut self, id: SegmentId, pieces: Vec<Piece>) {
+    pub fn loaded(&mut self, id: SegmentId, found: ReadBack) {
+        let (pieces, removable) = found.pieces();
         let Some(at) = self
             .chunks
             .iter()
@@ -565,6 +612,7 @@ impl Log {
             return;
         };
         let before = self.chunks[at].live;
+        self.chunks[at].removable &= removable;
         let bytes = self.chunks[at].load(pieces);
         self.resident += bytes;
         let lost = before - self.chunks[at].live;
@@ -657,8 +705,15 @@ impl Log {
         Some((chunk.first, chunk.at))
     }
 
+    /// First and last seq of a saved segment.
+    pub fn range_of(&self, id: SegmentId) -> Option<(Seq, Seq)> {
+        let chunk = self.chunks.iter().find(|c| c.segment() == Some(id))?;
+        Some((chunk.first, chunk.last))
+    }
+
     /// Recovery of a segment that is settled in part: counts what is left, keeps no body.
-    pub fn recount(&mut self, id: SegmentId, pieces: Vec<Piece>) {
+    pub fn recount(&mut self, id: SegmentId, found: ReadBack) {
+        let (pieces, removable) = found.pieces();
         let Some(at) = self
             .chunks
             .iter()
@@ -673,7 +728,9 @@ impl Log {
             .saturating_sub(u64::from(before - self.chunks[at].live));
         self.chunks[at].evict();
         if self.chunks[at].is_done() {
-            self.dead_segments.push(id);
+            if removable {
+                self.dead_segments.push(id);
+            }
             self.chunks.remove(at);
         }
     }

@@ -16,6 +16,7 @@ impl Shard {
         cut.tickets_below = self.ticket_base + self.tickets.len() as u64;
         cut.waiters = std::mem::take(&mut self.waiters);
         cut.sync = std::mem::take(&mut self.wanted);
+        self.fenced.clear();
         for id in std::mem::take(&mut self.dirty) {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
@@ -42,13 +43,14 @@ impl Shard {
                 queue.log.cursor()
             };
             queue.saved_handed = handed;
-            queue.log.handed = queue.log.handed.max(handed);
-            cut.handed.push((id, handed));
+            let handed = queue.log.handed.max(handed);
+            queue.log.handed_pending = handed;
             let (head, next) = (queue.log.head(), queue.log.next_seq());
+            cut.heads.push((id, handed, head));
             cut.batch.heads.push(HeadRow {
                 queue: id,
                 head,
-                handed: queue.log.handed,
+                handed,
                 next,
             });
         }
@@ -140,10 +142,41 @@ impl Shard {
                 let _ = waiter.send(());
             }
         }
-        for (id, _) in &cut.handed {
-            self.pump(*id);
+        for &(id, handed, head) in &cut.heads {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.log.handed = queue.log.handed.max(handed);
+                queue.saved_head = head;
+            }
+            self.pump(id);
         }
         self.evict();
+    }
+
+    /// While a commit cannot find room: marks alone, which take none, so that consumers can go on
+    /// with what is on disk. Heads stay where they were, for what moved them waits for room.
+    pub(crate) fn marks(&mut self) -> Vec<HeadRow> {
+        let fenced = std::mem::take(&mut self.fenced);
+        let rows = fenced.into_iter().filter_map(|id| {
+            let queue = self.queues.get(&id).filter(|queue| queue.spec.durable)?;
+            let next = queue.log.next_seq();
+            Some(HeadRow {
+                queue: id,
+                head: queue.saved_head,
+                handed: next,
+                next,
+            })
+        });
+        rows.collect()
+    }
+
+    /// The marks are on disk.
+    pub(crate) fn marked(&mut self, rows: &[HeadRow]) {
+        for row in rows {
+            if let Some(queue) = self.queues.get_mut(&row.queue) {
+                queue.log.handed = queue.log.handed.max(row.handed);
+            }
+            self.pump(row.queue);
+        }
     }
 
     pub(super) fn evict(&mut self) {

@@ -130,8 +130,8 @@ impl Shard {
                 }
                 Take::Fence => {
                     Self::mark_dirty(&mut self.dirty, &self.writer, queue);
-                    self.wanted = true;
-                    self.writer.notify_one();
+                    self.fenced.push(id);
+                    self.want_commit();
                     return;
                 }
                 Take::Empty => return,
@@ -281,6 +281,7 @@ impl Shard {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
                 // A reader waits: the next commit raises the mark to the end of the queue.
                 queue.saved_handed = Seq::MAX;
+                self.fenced.push(id);
                 self.want_commit();
                 Got::Later
             }
@@ -299,18 +300,24 @@ impl Shard {
     }
 
     /// A segment was read (or could not be).
-    pub(crate) fn loaded(&mut self, id: QueueId, segment: SegmentId, pieces: Vec<Piece>) {
+    pub(crate) fn loaded(&mut self, id: QueueId, segment: SegmentId, found: ReadBack) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
         queue.loading = None;
         let before = queue.log.quarantined;
-        queue.log.loaded(segment, pieces);
+        if let ReadBack::Damaged(_) = found {
+            self.pending.damaged.push(segment);
+        }
+        let range = queue.log.range_of(segment);
+        queue.log.loaded(segment, found);
         let lost = queue.log.quarantined - before;
         self.counters.quarantined += lost;
         if lost > 0 {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
-            tracing::error!(queue = %queue.spec.name, segment = segment.0, lost, "damaged messages set aside");
+            let (first, last) = range.unwrap_or_default();
+            let queue = &queue.spec.name;
+            tracing::error!(%queue, segment = segment.0, first, last, lost, "damaged: set aside");
         }
         self.pump(id);
         if let Some(ahead) = self

@@ -8,6 +8,7 @@ impl Shard {
     pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
         let id = spec.id;
         log.count_bodies(arguments.max_length_bytes.is_some());
+        let saved_head = log.head();
         if !spec.durable {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;
@@ -26,6 +27,7 @@ impl Shard {
             loading: None,
             dirty: false,
             saved_handed: 0,
+            saved_head,
             idle_since: clock::now(),
             spilled: false,
         };
@@ -108,6 +110,11 @@ impl Shard {
             queue.saved_handed = 0;
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }
+    }
+
+    /// Why publishers must wait, while they must.
+    pub fn blocked_reason(&self) -> Option<String> {
+        self.blocked.clone()
     }
 
     pub fn is_blocked(&self) -> bool {

@@ -264,8 +264,11 @@ impl Shard {
             if !over {
                 return;
             }
-            let Take::Run { piece, .. } = queue.log.take(1) else {
-                return;
+            let piece = match queue.log.take_head() {
+                Take::Run { piece, .. } => piece,
+                // Its body goes to a dead-letter exchange; the next tick looks again.
+                Take::Load(segment) => return self.want_load(id, segment),
+                Take::Fence | Take::Empty => return,
             };
             self.dead_letter(id, &piece, Reason::Maxlen, None);
             self.settle(id, piece.first, 1);

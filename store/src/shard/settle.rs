@@ -266,6 +266,20 @@ impl Shard {
         self.writer.notify_one();
     }
 
+    /// Rows that were due but not found: their commit is still under way, so they are looked for
+    /// again soon.
+    pub(crate) fn not_there_yet(&mut self, id: QueueId, seqs: &[Seq]) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let again = clock::now() + LOOK_AGAIN;
+        for seq in seqs {
+            if let Some(due) = queue.log.waiting.get_mut(seq) {
+                *due = again;
+            }
+        }
+    }
+
     /// A waiting row was read and its time has come.
     pub(crate) fn woken(&mut self, row: &WaitingRow) {
         let Some(decoded) = segment::decode(&row.index, row.data.clone(), row.seq, clock::now())

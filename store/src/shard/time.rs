@@ -19,7 +19,7 @@ impl Shard {
                 return;
             }
             let Some(piece) = queue.log.peek() else {
-                return;
+                return self.read_old_head(id);
             };
             let index = piece.index(0);
             let own = properties::expiration(piece.block.properties(index))
@@ -29,18 +29,34 @@ impl Shard {
                 (Some(a), None) | (None, Some(a)) => a,
                 (None, None) => return,
             };
-            let at = piece
-                .at
-                .saturating_add(i64::try_from(limit).unwrap_or(i64::MAX / 2000) * 1000);
+            let at = later(piece.at, limit);
             // A consumer with room takes a message of TTL 0 before it expires.
             if at > clock::now() || (limit == 0 && queue.consumers.iter().any(|c| c.credit() > 0)) {
                 return;
             }
-            let Take::Run { piece, .. } = queue.log.take(1) else {
+            let Take::Run { piece, .. } = queue.log.take_head() else {
                 return;
             };
             self.dead_letter(id, &piece, Reason::Expired, None);
             self.settle(id, piece.first, 1);
+        }
+    }
+
+    /// Only the body of a head says whether it has expired, and where it goes then. Read when
+    /// somebody would notice: after a restart no queue's head is in memory.
+    fn read_old_head(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let arguments = &queue.arguments;
+        let since = queue.log.oldest_ready_at();
+        let is_old = since
+            .zip(arguments.message_ttl_ms)
+            .is_some_and(|(at, ms)| later(at, ms) <= clock::now());
+        if (is_old || arguments.dead_letter_exchange.is_some())
+            && let Some(segment) = queue.log.head_on_disk()
+        {
+            self.want_load(id, segment);
         }
     }
 
@@ -50,12 +66,13 @@ impl Shard {
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         for id in ids {
             self.expire(id);
+            self.trim(id);
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
             if let Some(ms) = queue.arguments.expires_ms
                 && queue.consumers.is_empty()
-                && now - queue.idle_since > ms as i64 * 1000
+                && now > later(queue.idle_since, ms)
             {
                 self.drop_queue(id);
                 continue;
@@ -129,4 +146,10 @@ impl Shard {
                 .channel(key)
                 .is_some_and(|channel| tag < channel.next_tag)
     }
+}
+
+/// So many milliseconds after an instant; whoever asks for more than there is gets the end of time.
+fn later(at: Micros, ms: u64) -> Micros {
+    let span = i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000);
+    at.saturating_add(span)
 }

@@ -123,6 +123,7 @@ contract! {
     a_segment_id_is_taken_once,
     settled_and_heads_are_replaced,
     dropped_segments_take_their_settled_rows,
+    damaged_segments_are_kept_aside,
     many_rows_of_each_kind,
     transient_segments_do_not_outlive_the_process,
     a_deleted_queue_leaves_nothing,
@@ -640,6 +641,30 @@ async fn settled_and_heads_are_replaced(bench: Bench) {
         [(SegmentId(1), vec![0xff; 2]), (SegmentId(3), vec![1; 2])]
     );
     assert_eq!(image.heads, [head(1, 10, 30), head(2, 0, 10)]);
+    done(bench).await;
+}
+
+async fn damaged_segments_are_kept_aside(bench: Bench) {
+    bench.commit(full_batch()).await.unwrap();
+    for _ in 0..2 {
+        let aside = Batch {
+            damaged: vec![SegmentId(1), SegmentId(42)],
+            dropped_segments: vec![SegmentId(1)],
+            ..Batch::default()
+        };
+        bench.commit(aside).await.unwrap();
+        let kept = bench.backend().damaged_segments().await.unwrap();
+        let kept: Vec<_> = kept.iter().map(|row| row.id.0).collect();
+        assert_eq!(kept, [1]);
+    }
+    let ids: Vec<_> = bench
+        .load()
+        .await
+        .segments
+        .iter()
+        .map(|row| row.id.0)
+        .collect();
+    assert_eq!(ids, [3, 2]);
     done(bench).await;
 }
 

@@ -56,6 +56,8 @@ struct State {
     bindings: BTreeMap<BindingKey, BindingSpec>,
     heads: BTreeMap<QueueId, HeadRow>,
     segments: BTreeMap<SegmentId, Arc<SegmentRow>>,
+    /// Kept aside by `Batch::damaged`.
+    damaged: BTreeMap<SegmentId, Arc<SegmentRow>>,
     settled: BTreeMap<SegmentId, Vec<u8>>,
     waiting: BTreeMap<(QueueId, Seq), Arc<WaitingRow>>,
     jobs: BTreeMap<JobId, Job>,
@@ -239,6 +241,10 @@ impl Backend for Memory {
             });
             rows.take(filter.limit as usize).cloned().collect()
         })
+    }
+
+    fn damaged_segments(&self) -> Pending<'_, Result<Vec<SegmentHeader>, BackendError>> {
+        self.read(|state| state.damaged.values().map(|row| header(row)).collect())
     }
 
     fn job_counts(&self) -> Pending<'_, Result<Vec<(JobState, u64)>, BackendError>> {
@@ -444,6 +450,11 @@ impl State {
         for row in &batch.settled {
             self.settled.insert(row.segment, row.bits.clone());
         }
+        for id in &batch.damaged {
+            if let Some(row) = self.segments.get(id) {
+                self.damaged.entry(*id).or_insert_with(|| Arc::clone(row));
+            }
+        }
         for id in &batch.dropped_segments {
             self.segments.remove(id);
             self.settled.remove(id);
@@ -648,17 +659,7 @@ impl State {
     }
 
     fn image(&self) -> Image {
-        let segments = self.segments.values().map(|row| SegmentHeader {
-            id: row.id,
-            queue: row.queue,
-            first_seq: row.first_seq,
-            last_seq: row.last_seq,
-            count: row.count,
-            bytes: row.bytes,
-            transient: row.transient,
-            first_at: row.first_at,
-            last_at: row.last_at,
-        });
+        let segments = self.segments.values().map(|row| header(row));
         let mut segments: Vec<_> = segments.collect();
         segments.sort_by_key(|row| (row.queue, row.first_seq, row.id));
         let waiting = self.waiting.values().map(|row| WaitingHeader {
@@ -698,6 +699,20 @@ fn binding_key(row: &BindingSpec) -> BindingKey {
         row.routing_key.clone(),
         row.arguments.clone(),
     )
+}
+
+fn header(row: &SegmentRow) -> SegmentHeader {
+    SegmentHeader {
+        id: row.id,
+        queue: row.queue,
+        first_seq: row.first_seq,
+        last_seq: row.last_seq,
+        count: row.count,
+        bytes: row.bytes,
+        transient: row.transient,
+        first_at: row.first_at,
+        last_at: row.last_at,
+    }
 }
 
 #[cfg(test)]

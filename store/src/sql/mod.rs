@@ -126,8 +126,9 @@ pub trait Backend: Send + Sync + 'static {
     /// under way at a time. Not idempotent: a batch whose outcome is `Unknown` must not be
     /// sent again before `committed_number` has told.
     ///
-    /// Inside: definitions in order; segments inserted; settled and head rows replaced; dropped
-    /// segments deleted; dropped waiting rows deleted, then waiting rows put (one that exists is
+    /// Inside: definitions in order; damaged segments copied aside as they stood before;
+    /// segments inserted; settled and head rows replaced; dropped segments deleted;
+    /// dropped waiting rows deleted, then waiting rows put (one that exists is
     /// replaced); jobs in order; dropped schedules deleted, then schedules put. A fire row that
     /// exists, and an idempotency scope still claimed at its job's `created_at`, is `NotDone`.
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
@@ -138,6 +139,9 @@ pub trait Backend: Send + Sync + 'static {
     /// One segment's blobs; `None` when the row is gone.
     fn read_segment(&self, id: SegmentId)
     -> Pending<'_, Result<Option<SegmentBody>, BackendError>>;
+
+    /// Headers of the segments that were kept aside because they are damaged, by id.
+    fn damaged_segments(&self) -> Pending<'_, Result<Vec<SegmentHeader>, BackendError>>;
 
     /// Whole waiting rows of one queue, in the order asked; missing ones are left out.
     fn read_waiting(

@@ -390,6 +390,10 @@ impl Backend for Sqlite {
         self.read(move |conn| Box::pin(reader::list_jobs(conn, filter)))
     }
 
+    fn damaged_segments(&self) -> Pending<'_, Result<Vec<SegmentHeader>, BackendError>> {
+        self.read(|conn| Box::pin(reader::damaged_segments(conn)))
+    }
+
     fn job_counts(&self) -> Pending<'_, Result<Vec<(JobState, u64)>, BackendError>> {
         self.read(|conn| Box::pin(reader::job_counts(conn)))
     }

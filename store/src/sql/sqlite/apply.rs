@@ -83,6 +83,15 @@ pub(super) async fn batch(
             define(conn, change).await?;
         }
     }
+    if !batch.damaged.is_empty() {
+        script.send(conn).await?;
+        for id in &batch.damaged {
+            sqlx::query(statement::DAMAGED_SEGMENT_KEEP)
+                .bind(id.0.cast_signed())
+                .execute(&mut *conn)
+                .await?;
+        }
+    }
     for segment in &batch.segments {
         insert_segment(conn, &mut script, segment).await?;
     }

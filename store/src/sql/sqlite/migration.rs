@@ -27,6 +27,7 @@ migrations! {
     2 = "0002_log",
     3 = "0003_jobs",
     4 = "0004_schedules",
+    5 = "0005_damage",
 }
 
 /// Brings the schema up to date. Idempotent.

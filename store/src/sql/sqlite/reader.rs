@@ -111,6 +111,12 @@ pub(super) async fn segments_of_queue(
         .collect()
 }
 
+pub(super) async fn damaged_segments(
+    conn: &mut SqliteConnection,
+) -> Result<Vec<SegmentHeader>, sqlx::Error> {
+    rows(conn, statement::DAMAGED_SEGMENT_LIST, segment).await
+}
+
 pub(super) async fn read_segment(
     conn: &mut SqliteConnection,
     id: SegmentId,

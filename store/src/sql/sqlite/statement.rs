@@ -21,6 +21,8 @@ statements! {
     CHECKPOINT_PASSIVE = "checkpoint.passive",
     CHECKPOINT_RESTART = "checkpoint.restart",
     CHECKPOINT_TRUNCATE = "checkpoint.truncate",
+    DAMAGED_SEGMENT_KEEP = "damaged_segment.keep",
+    DAMAGED_SEGMENT_LIST = "damaged_segment.list",
     ENGINE_CHECK = "engine.check",
     ENGINE_CLOSE = "engine.close",
     ENGINE_LAST_IDS = "engine.last_ids",

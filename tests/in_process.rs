@@ -1,0 +1,120 @@
+//! The server in this process: pipes instead of sockets, the engine in memory, time that jumps.
+//!
+//! Keeps: one thread, so that time passes only when nobody has anything left to do; a wait of an
+//! hour costs nothing, and "nothing comes" is certain.
+//! Never: goes round the doors of the product: a pipe ends in the session that a socket ends in.
+//! In: `conversation.rs`, the only test program that links the product.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gateway::session::{self, Shared};
+use store::Store;
+use store::clock::simulation;
+use store::sql::memory::Memory;
+use tests::conversation::stage::Stage;
+use tokio::io::DuplexStream;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// A store and the sessions on it.
+pub(crate) struct InProcess {
+    store: Store,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    sessions: Mutex<JoinSet<()>>,
+}
+
+/// A runtime whose time stands still while there is something to do.
+///
+/// # Errors
+/// The operating system refuses.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+}
+
+impl InProcess {
+    /// A fresh node, on the runtime of the caller.
+    ///
+    /// # Errors
+    /// The store does not open.
+    pub(crate) async fn start() -> Result<Self> {
+        simulation::follow_runtime();
+        let store = Store::open(Arc::new(Memory::new()), store::Options::default()).await?;
+        let message_max = amqp::limits::MESSAGE_MAX;
+        Ok(Self {
+            store,
+            shared: Arc::new(Shared::new("RabbitMQ", "4.2.0", message_max)),
+            stop: CancellationToken::new(),
+            sessions: Mutex::default(),
+        })
+    }
+
+    /// Ends it as the binary ends, when all clients have gone.
+    ///
+    /// # Errors
+    /// A session panicked, or something of a client is still there.
+    pub(crate) async fn stop(self) -> Result<()> {
+        sleep(GOODBYE).await;
+        let left = self.store.stats();
+        self.stop.cancel();
+        let mut sessions = self
+            .sessions
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        while let Some(ended) = sessions.join_next().await {
+            ended?;
+        }
+        self.store.stop().await;
+        ensure!(left.connections == 0, "{} sessions left", left.connections);
+        let names: Vec<_> = left.queues.iter().map(|queue| &queue.name).collect();
+        ensure!(names.is_empty(), "queues left: {names:?}");
+        let bytes = left.resident_bytes;
+        ensure!(bytes == 0, "{bytes} bytes of messages left");
+        Ok(())
+    }
+}
+
+impl Stage for InProcess {
+    type Stream = DuplexStream;
+
+    fn name(&self) -> &'static str {
+        "leveret in process"
+    }
+
+    fn family(&self) -> &'static str {
+        "leveret"
+    }
+
+    fn has_virtual_time(&self) -> bool {
+        true
+    }
+
+    async fn connect(&self) -> io::Result<DuplexStream> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        let (reader, writer) = tokio::io::split(server);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.spawn(session::run(
+            reader,
+            writer,
+            true,
+            self.store.clone(),
+            self.shared.clone(),
+            self.stop.clone(),
+        ));
+        Ok(client)
+    }
+}
+
+/// Bytes under way in one direction; small, so that writers meet a full pipe.
+const PIPE: usize = 16 << 10;
+
+/// Longer than a session waits for its client to hang up.
+const GOODBYE: Duration = Duration::from_secs(60);
