@@ -9,12 +9,16 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gateway::session::{self, Shared};
 use store::Store;
 use store::clock::simulation;
 use store::sql::memory::Memory;
+use tests::conversation::client::{Client, Opening};
 use tests::conversation::stage::Stage;
+use tests::wire::content::{Content, position};
+use tests::wire::method::Method;
+use tests::wire::value::Value;
 use tokio::io::DuplexStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -47,7 +51,11 @@ impl InProcess {
     /// The store does not open.
     pub(crate) async fn start() -> Result<Self> {
         simulation::follow_runtime();
-        let store = Store::open(Arc::new(Memory::new()), store::Options::default()).await?;
+        Self::start_on(Arc::new(Memory::new())).await
+    }
+
+    async fn start_on(engine: Arc<Memory>) -> Result<Self> {
+        let store = Store::open(engine, store::Options::default()).await?;
         let message_max = amqp::limits::MESSAGE_MAX;
         Ok(Self {
             store,
@@ -111,6 +119,56 @@ impl Stage for InProcess {
         ));
         Ok(client)
     }
+}
+
+/// After a restart no body is in memory, and nobody comes to ask for one.
+#[test]
+fn a_ttl_runs_on_over_a_restart() -> Result<()> {
+    runtime()?.block_on(async {
+        simulation::follow_runtime();
+        let disk = Arc::new(Memory::new());
+        let before = InProcess::start_on(disk.clone()).await?;
+        let mut client = Client::new(before.connect().await?);
+        client.open(&Opening::default(), GOODBYE).await?;
+        client.open_channel(1, GOODBYE).await?;
+        let dead_letters = vec![
+            ("x-dead-letter-exchange".to_owned(), Value::str("")),
+            ("x-dead-letter-routing-key".to_owned(), Value::str("dead")),
+        ];
+        for (queue, arguments) in [("dead", Vec::new()), ("wait", dead_letters)] {
+            let declare = Method::named("queue.declare")?
+                .with("queue", Value::str(queue))?
+                .with("durable", Value::Bool(true))?
+                .with("arguments", Value::Table(arguments))?;
+            client.send(1, &declare, None).await?;
+            client.await_method(1, "queue.declare-ok", GOODBYE).await?;
+        }
+        let confirm = Method::named("confirm.select")?;
+        client.send(1, &confirm, None).await?;
+        client.await_method(1, "confirm.select-ok", GOODBYE).await?;
+        let publish = Method::named("basic.publish")?.with("routing-key", Value::str("wait"))?;
+        let mut content = Content::default();
+        for (name, value) in [
+            ("delivery-mode", Value::int(2)),
+            ("expiration", Value::str("60000")),
+        ] {
+            let at = position(name).context("a property")?;
+            content.properties[at] = Some(value);
+        }
+        client.send(1, &publish, Some(&content)).await?;
+        client.await_method(1, "basic.ack", GOODBYE).await?;
+        let after = InProcess::start_on(Arc::new(disk.crash())).await?;
+        let ready = |queue: &str| {
+            let found = after.store.stats().queues;
+            let found = found.iter().find(|stats| &*stats.name == queue);
+            found.map(|stats| stats.ready)
+        };
+        sleep(Duration::from_secs(59)).await;
+        assert_eq!((ready("wait"), ready("dead")), (Some(1), Some(0)));
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!((ready("wait"), ready("dead")), (Some(0), Some(1)));
+        Ok(())
+    })
 }
 
 /// Bytes under way in one direction; small, so that writers meet a full pipe.

@@ -17,7 +17,7 @@
 //! 1>> queue.declare queue=q passive    sent again until the line below fits
 //! 1< queue.declare-ok messages=2
 //! 1< confirmed 1..3 5 nacked 4         confirms, in any order, alone or several in one
-//! 1< nothing within 200ms              silence
+//! 1< nothing within 200ms              silence, for all of that time
 //! A< closed within 5s                  the socket ends
 //! A< bytes "AMQP\x00\x00\x09\x01"      a protocol header
 //! A< heartbeat within 2s

@@ -133,15 +133,7 @@ impl Script {
     /// How long the file waits by its own wish on this family.
     pub fn waits(&self, family: &str) -> Duration {
         let lines = self.lines.iter().filter(|line| line.holds_on(family));
-        lines
-            .filter_map(|line| {
-                if let Step::Wait(span) = line.step {
-                    Some(span)
-                } else {
-                    None
-                }
-            })
-            .sum()
+        lines.filter_map(|line| line.step.waits()).sum()
     }
 
     fn comment(&mut self, comment: &str) {
@@ -153,6 +145,21 @@ impl Script {
             self.not_yet = Some(family.to_owned());
         } else if comment == "aside" {
             self.aside = true;
+        }
+    }
+}
+
+impl Step {
+    /// Silence takes the whole of its time, as a wait does.
+    fn waits(&self) -> Option<Duration> {
+        match self {
+            Self::Wait(span) => Some(*span),
+            Self::Expect {
+                what: Expected::Nothing,
+                options,
+                ..
+            } => options.within,
+            _ => None,
         }
     }
 }
@@ -327,15 +334,15 @@ mod tests {
         let script = Script::read(
             "# What it shows.\n# aside\n\n1> basic.publish key=q body=x # why\n\
              @rabbitmq B.2<? basic.ack tag=1 within 300ms\n+1s\n1< confirmed 1..3 5 nacked 4\n\
-             A: open user=x\nA< closed\n1< channel.close 404 hold\n",
+             A: open user=x\nA< closed\n1< channel.close 404 hold\n1< nothing within 2s\n",
         )
         .unwrap();
         assert_eq!(
             (script.name.as_str(), script.aside),
             ("What it shows.", true)
         );
-        assert_eq!(script.lines.len(), 7);
-        assert_eq!(script.waits("leveret"), Duration::from_secs(1));
+        assert_eq!(script.lines.len(), 8);
+        assert_eq!(script.waits("leveret"), Duration::from_secs(3));
         assert!(!script.lines[1].holds_on("leveret"));
         let Step::Expect { from, options, .. } = &script.lines[1].step else {
             panic!("expect")
