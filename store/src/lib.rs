@@ -32,6 +32,7 @@ use log::batch::{DefinitionChange, JobChange};
 use model::*;
 use queue::{Chunk, Log, ReadBack};
 use shard::Shard;
+use shard::time::NextTick;
 use topology::arguments::Arguments;
 use topology::{Binding, Exchange};
 
@@ -620,10 +621,17 @@ async fn load(store: Arc<StoreInner>) {
 }
 
 async fn tick(store: Arc<StoreInner>) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let timer = store.lock().timer.clone();
     while !store.is_stopping() {
-        interval.tick().await;
+        let next = store.lock().next_tick();
+        match next {
+            NextTick::Soon => tokio::time::sleep(TICK).await,
+            NextTick::At(at) => {
+                let span = u64::try_from(at - clock::now()).unwrap_or(0);
+                let _ = tokio::time::timeout(Duration::from_micros(span), timer.notified()).await;
+            }
+            NextTick::Never => timer.notified().await,
+        }
         store.lock().tick();
     }
 }

@@ -32,7 +32,7 @@ mod lifecycle;
 mod publish;
 mod reply;
 mod settle;
-mod time;
+pub(crate) mod time;
 
 /// Deliveries that may lie in a session's outbox, bytes: a slow reader costs no more.
 const OUTBOX_BYTES: u64 = 1 << 20;
@@ -153,6 +153,8 @@ pub(crate) struct Queue {
     idle_since: Micros,
     /// Rows of a queue that is not durable may be in the store.
     spilled: bool,
+    /// In `Shard::timed`.
+    watched: bool,
 }
 
 struct Ticket {
@@ -226,6 +228,11 @@ pub struct Shard {
     pub(crate) loader: Arc<Notify>,
     chance: u64,
     slow: bool,
+    /// Queues that time may change.
+    timed: Vec<QueueId>,
+    /// The earliest end of a lease on any channel.
+    next_lease: Option<Micros>,
+    pub(crate) timer: Arc<Notify>,
     /// Queues whose next message waits for a commit that says it may have been handed out.
     fenced: Vec<QueueId>,
 }
@@ -260,6 +267,9 @@ impl Shard {
             loader,
             chance: 0x9E37_79B9_7F4A_7C15,
             slow: false,
+            timed: Vec::new(),
+            next_lease: None,
+            timer: Arc::new(Notify::new()),
             fenced: Vec::new(),
         }
     }

@@ -64,6 +64,7 @@ impl Shard {
 
     /// Hands out what can be handed out.
     pub fn pump(&mut self, id: QueueId) {
+        self.watch(id);
         loop {
             self.expire(id);
             let Some(queue) = self.queues.get_mut(&id) else {
@@ -179,6 +180,10 @@ impl Shard {
             let own = own.then(|| piece.clone());
             if let Some(at) = deadline {
                 channel.next_lease = Some(channel.next_lease.map_or(at, |known| known.min(at)));
+                if self.next_lease.is_none_or(|known| at < known) {
+                    self.next_lease = Some(at);
+                    self.timer.notify_one();
+                }
             }
             channel.unacked.push_back(Unacked {
                 first,

@@ -30,8 +30,10 @@ impl Shard {
             saved_head,
             idle_since: clock::now(),
             spilled: false,
+            watched: false,
         };
         self.queues.insert(id, queue);
+        self.watch(id);
     }
 
     /// Removes a queue with its bindings and messages; its consumers hear of it. Answers how many

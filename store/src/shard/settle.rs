@@ -263,6 +263,7 @@ impl Shard {
             let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
             queue.log.parked.insert(seq, piece);
         }
+        self.watch(id);
         self.writer.notify_one();
     }
 

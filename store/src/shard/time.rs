@@ -63,8 +63,10 @@ impl Shard {
     /// Time passes: heads expire, leases end, retries come due, idle queues go.
     pub fn tick(&mut self) {
         let now = clock::now();
-        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
-        for id in ids {
+        for id in std::mem::take(&mut self.timed) {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.watched = false;
+            }
             self.expire(id);
             self.trim(id);
             let Some(queue) = self.queues.get_mut(&id) else {
@@ -95,7 +97,31 @@ impl Shard {
         self.end_leases(now);
     }
 
+    /// Time may change this queue: `tick` looks at it from now on.
+    pub(crate) fn watch(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        if !queue.watched && queue.is_timed() {
+            queue.watched = true;
+            self.timed.push(id);
+            self.timer.notify_one();
+        }
+    }
+
+    /// When `tick` has something to do: every so often, at an instant, or not at all.
+    pub(crate) fn next_tick(&self) -> NextTick {
+        match self.next_lease {
+            _ if !self.timed.is_empty() => NextTick::Soon,
+            Some(at) => NextTick::At(at),
+            None => NextTick::Never,
+        }
+    }
+
     pub(super) fn end_leases(&mut self, now: Micros) {
+        if self.next_lease.is_none_or(|at| at > now) {
+            return;
+        }
         let mut ended = Vec::new();
         for (&session, slot) in &mut self.sessions {
             for (&channel, slot) in &mut slot.channels {
@@ -117,6 +143,8 @@ impl Shard {
                 slot.next_lease = slot.unacked.iter().filter_map(|run| run.deadline).min();
             }
         }
+        let channels = self.sessions.values().flat_map(|s| s.channels.values());
+        self.next_lease = channels.filter_map(|channel| channel.next_lease).min();
         for (key, run) in ended {
             self.counters.late += u64::from(run.count);
             self.give_back(&run, run.seq, run.count, true);
@@ -152,4 +180,24 @@ impl Shard {
 fn later(at: Micros, ms: u64) -> Micros {
     let span = i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000);
     at.saturating_add(span)
+}
+
+impl Queue {
+    fn is_timed(&self) -> bool {
+        let asked = &self.arguments;
+        let limited = asked.message_ttl_ms.is_some()
+            || asked.max_length.is_some()
+            || asked.max_length_bytes.is_some()
+            || self.log.may_expire();
+        asked.expires_ms.is_some()
+            || !self.log.waiting.is_empty()
+            || limited && self.log.ready() > 0
+    }
+}
+
+/// When time is next looked at.
+pub(crate) enum NextTick {
+    Soon,
+    At(Micros),
+    Never,
 }
