@@ -1,18 +1,21 @@
-//! A sink and a source that speak just enough AMQP, to measure what the load generator itself costs
-//! and to check that it notices faults.
+//! A sink, a source and a relay that speak just enough AMQP, to measure what the load generator
+//! itself costs, what latency this machine allows at best, and that faults are noticed.
 //!
-//! Keeps: nothing. Never: a broker: what is published here is counted and forgotten, what is
-//! delivered was encoded beforehand.
-//! In: `generator_cost` for `--self-test`; the tests give the source a faulty script.
+//! Keeps: nothing. Never: a broker: what is published here is counted and forgotten or passed on
+//! at once, what is delivered was encoded beforehand.
+//! In: `main` for `--self-test` and beside each report; the tests give the source a faulty script.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::consumer::{self, Ack, Consumer};
 use crate::control::{Control, Phase};
+use crate::latency::Quantiles;
 use crate::link::Inbox;
 use crate::producer::{self, Pace, Producer};
 use crate::run::{join, wait_for_drain};
@@ -29,6 +32,48 @@ pub(crate) struct Cost {
 /// What the source delivers: the numbers in this order.
 pub(crate) type Script = Box<dyn Iterator<Item = u64> + Send>;
 
+/// End-to-end latency of `per_second` messages through a relay that does nothing but pass each on:
+/// one thread, one read and one write a message. No broker on this machine can be quicker, unless
+/// it spins.
+pub(crate) fn relay_latency(per_second: u64, span: Duration) -> Result<Option<Quantiles>> {
+    let exit = Arc::new(OnceLock::new());
+    let (address, taking) = serve(Role::Exit(exit.clone()))?;
+    let plan = consumer::Plan {
+        queue: QUEUE,
+        stream: 0,
+        ack: Ack::Auto,
+        prefetch: 0,
+        body_bytes: 16,
+    };
+    let consumers = vec![Consumer::connect(address, &plan, 0)?];
+    let (address, giving) = serve(Role::Entry(exit))?;
+    let plan = producer::Plan {
+        pace: Pace::Every {
+            interval_ns: 1_000_000_000 / per_second,
+        },
+        ..publisher(None, 0)
+    };
+    let producers = vec![Producer::connect(address, &plan)?];
+    let control = Control::new();
+    let consumed = thread::scope(|scope| {
+        let checker = Checker::new(1, 1, 1);
+        let consuming = scope.spawn(|| consumer::drive(consumers, checker, &control));
+        let producing = scope.spawn(|| producer::drive(producers, &control));
+        thread::sleep(span / 4);
+        control.enter(Phase::Measure);
+        thread::sleep(span);
+        control.enter(Phase::Drain);
+        let published = join(producing, "producer")?.published;
+        wait_for_drain(&control, published, || !consuming.is_finished());
+        control.enter(Phase::Done);
+        join(consuming, "consumer")
+    })?;
+    for side in [taking, giving] {
+        side.join().expect("the relay does not panic")?;
+    }
+    Ok(consumed.latency.quantiles())
+}
+
 /// Measures both sides on `messages` messages of 16 bytes, consumer in `ack` mode.
 pub(crate) fn generator_cost(messages: u64, window: Option<usize>, ack: Ack) -> Result<Cost> {
     let produced = publish_to_sink(messages, window)?;
@@ -41,20 +86,8 @@ pub(crate) fn generator_cost(messages: u64, window: Option<usize>, ack: Ack) -> 
 }
 
 fn publish_to_sink(messages: u64, window: Option<usize>) -> Result<producer::Summary> {
-    let (address, serving) = serve(None)?;
-    let plan = producer::Plan {
-        id: 0,
-        publication: Publication {
-            exchange: "",
-            routing_key: "bench-q00",
-            body_bytes: 16,
-            persistent: true,
-        },
-        window,
-        pace: Pace::Count { messages },
-        copies: 1,
-    };
-    let producers = vec![Producer::connect(address, &plan)?];
+    let (address, serving) = serve(Role::Sink)?;
+    let producers = vec![Producer::connect(address, &publisher(window, messages))?];
     let control = Control::new();
     // Histograms are part of the cost.
     control.enter(Phase::Measure);
@@ -68,10 +101,25 @@ fn publish_to_sink(messages: u64, window: Option<usize>) -> Result<producer::Sum
     Ok(summary)
 }
 
+fn publisher(window: Option<usize>, messages: u64) -> producer::Plan<'static> {
+    producer::Plan {
+        id: 0,
+        publication: Publication {
+            exchange: "",
+            routing_key: QUEUE,
+            body_bytes: 16,
+            persistent: window.is_some(),
+        },
+        window,
+        pace: Pace::Count { messages },
+        copies: 1,
+    }
+}
+
 fn consume_from_source(script: Script, expected: u64, ack: Ack) -> Result<consumer::Summary> {
-    let (address, serving) = serve(Some(script))?;
+    let (address, serving) = serve(Role::Source(script))?;
     let plan = consumer::Plan {
-        queue: "bench-q00",
+        queue: QUEUE,
         stream: 0,
         ack,
         prefetch: 0,
@@ -93,8 +141,20 @@ fn consume_from_source(script: Script, expected: u64, ack: Ack) -> Result<consum
 
 type Serving = thread::JoinHandle<Result<()>>;
 
+/// What the other end of the generator's connection does.
+enum Role {
+    /// Counts what is published.
+    Sink,
+    /// Delivers a script to its consumer.
+    Source(Script),
+    /// Lends its consumer's socket to the entry.
+    Exit(Arc<OnceLock<TcpStream>>),
+    /// Passes each published body on to the exit's consumer.
+    Entry(Arc<OnceLock<TcpStream>>),
+}
+
 /// Serves one connection on a thread; it ends with the connection.
-fn serve(script: Option<Script>) -> Result<(SocketAddr, Serving)> {
+fn serve(role: Role) -> Result<(SocketAddr, Serving)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let serving = thread::spawn(move || {
@@ -105,7 +165,7 @@ fn serve(script: Option<Script>) -> Result<(SocketAddr, Serving)> {
             inbox: Inbox::new(),
             published: 0,
             confirming: false,
-            script,
+            role,
         }
         .serve()
     });
@@ -117,7 +177,7 @@ struct Peer {
     inbox: Inbox,
     published: u64,
     confirming: bool,
-    script: Option<Script>,
+    role: Role,
 }
 
 impl Peer {
@@ -134,13 +194,17 @@ impl Peer {
         )?;
         loop {
             let confirmed = self.published;
-            let mut answers = Vec::new();
+            let (mut answers, mut passed) = (Vec::new(), Vec::new());
             while let Some((frame, span)) = wire::scan(self.inbox.unread())? {
                 if frame.kind == wire::METHOD {
                     let id = Fields(frame.payload).method()?;
                     self.published += u64::from(id == method::PUBLISH);
                     self.confirming |= id == method::CONFIRM_SELECT;
                     answers.extend(answer_to(id));
+                } else if frame.kind == wire::BODY && matches!(self.role, Role::Entry(_)) {
+                    let (mut delivery, stamp_at) = encode_delivery();
+                    delivery[stamp_at..stamp_at + 16].copy_from_slice(frame.payload);
+                    passed.extend_from_slice(&delivery);
                 }
                 self.inbox.consume(span);
             }
@@ -153,6 +217,12 @@ impl Peer {
                 let mut bytes = Vec::new();
                 wire::push_ack(&mut bytes, 1, self.published, true);
                 self.stream.write_all(&bytes)?;
+            }
+            if let Role::Entry(exit) = &self.role
+                && !passed.is_empty()
+            {
+                let mut exit = exit.get().context("nobody consumes yet")?;
+                exit.write_all(&passed)?;
             }
             if consuming {
                 self.deliver()?;
@@ -174,13 +244,18 @@ impl Peer {
         Ok(self.stream.write_all(&bytes)?)
     }
 
-    /// Delivers the script from a thread of its own, so that acks are read meanwhile.
+    /// Delivers the script from a thread of its own, so that acks are read meanwhile; or lends
+    /// the socket.
     fn deliver(&mut self) -> Result<()> {
-        let script = self
-            .script
-            .take()
-            .context("a sink has nothing to deliver")?;
         let mut stream = self.stream.try_clone()?;
+        let script = match std::mem::replace(&mut self.role, Role::Sink) {
+            Role::Source(script) => script,
+            Role::Exit(exit) => {
+                let _ = exit.set(stream);
+                return Ok(());
+            }
+            Role::Sink | Role::Entry(_) => bail!("nothing to deliver"),
+        };
         thread::spawn(move || {
             let (mut delivery, stamp_at) = encode_delivery();
             let mut bytes = Vec::with_capacity(128 * 1024);
@@ -203,6 +278,8 @@ impl Peer {
     }
 }
 
+const QUEUE: &str = "bench-q00";
+
 /// Offset of the delivery tag: frame head, ids, one-letter consumer tag.
 const TAG_AT: usize = 7 + 4 + 2;
 
@@ -213,7 +290,7 @@ fn encode_delivery() -> (Vec<u8>, usize) {
         .u64(0)
         .u8(0)
         .short("")
-        .short("bench-q00")
+        .short(QUEUE)
         .frame(1, &mut bytes);
     let stamp_at = wire::push_content(&mut bytes, 1, 16, 2);
     (bytes, stamp_at)
@@ -279,6 +356,13 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_passes_on_each_message() {
+        let found = relay_latency(2_000, Duration::from_millis(100)).unwrap();
+        let quantiles = found.unwrap();
+        assert!(quantiles.p50_us > 0.0 && quantiles.p50_us <= quantiles.p99_us);
+    }
+
+    #[test]
     fn a_publisher_sends_exactly_what_it_counts() {
         for window in [None, Some(1), Some(50)] {
             let summary = publish_to_sink(1_234, window).unwrap();
@@ -288,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_body_of_another_size_is_damage() {
-        let (address, _serving) = serve(Some(Box::new(0..10))).unwrap();
+        let (address, _serving) = serve(Role::Source(Box::new(0..10))).unwrap();
         let plan = consumer::Plan {
             queue: "q",
             stream: 0,

@@ -53,6 +53,8 @@ use crate::workload::{QUICK, Shape, Workload};
 /// The generator must stay below this to be out of the way, µs per message for both sides.
 const GENERATOR_US_MAX: f64 = 0.3;
 const SELF_TEST_MESSAGES: u64 = 3_000_000;
+/// Long enough for a p99 of some thousand messages.
+const RELAY_FOR: Duration = Duration::from_secs(3);
 
 /// Load Leveret and RabbitMQ alternately and compare them.
 #[derive(Debug, Parser)]
@@ -63,7 +65,7 @@ struct Options {
     /// Show the names of all workloads.
     #[arg(long)]
     list: bool,
-    /// Only the five workloads on which a release is judged.
+    /// Only the six workloads on which a release is judged.
     #[arg(long, conflicts_with = "workloads")]
     quick: bool,
     /// Fail unless the demands on the workloads that were run are met.
@@ -278,6 +280,22 @@ fn self_test() -> Result<Vec<String>> {
         println!("{line}");
         lines.push(line);
     }
+    let best = loopback::relay_latency(workload::PACE, RELAY_FOR)?;
+    let line = best.map_or_else(
+        || "nothing came through the relay".to_owned(),
+        |best| {
+            format!(
+                "a relay without any work, {} msg/s: e2e {:.3} / {:.3} / {:.3} ms, the best that \
+                 sockets and threads allow here",
+                workload::PACE,
+                best.p50_us / 1_000.0,
+                best.p99_us / 1_000.0,
+                best.p999_us / 1_000.0,
+            )
+        },
+    );
+    println!("{line}");
+    lines.push(line);
     Ok(lines)
 }
 

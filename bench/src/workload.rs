@@ -143,7 +143,7 @@ pub(crate) fn catalogue() -> Vec<Workload> {
         Shape::Fanout { queues: 10 },
         Ack::Auto,
     ));
-    let paced = Shape::Paced { per_second: 2_000 };
+    let paced = Shape::Paced { per_second: PACE };
     all.push(Workload::shaped("latency-2000", paced, Ack::Auto));
     let durable = Workload::shaped("latency-2000-persistent", paced, Ack::Each);
     all.push(durable.confirmed(2_000));
@@ -154,13 +154,17 @@ pub(crate) fn catalogue() -> Vec<Workload> {
     all
 }
 
+/// Messages a second of the latency workloads.
+pub(crate) const PACE: u64 = 2_000;
+
 /// The workloads on which the release is judged.
-pub(crate) const QUICK: [&str; 5] = [
+pub(crate) const QUICK: [&str; 6] = [
     "persistent-confirm2000-ack100-16",
     "persistent-confirm2000-ack100-1k",
     "transient-autoack-16",
     "fill-confirm2000-16",
     "latency-2000",
+    "latency-2000-persistent",
 ];
 
 /// The workloads whose names equal or begin with one of the patterns; an unknown pattern is an
