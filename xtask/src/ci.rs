@@ -84,38 +84,40 @@ fn document() -> Result<()> {
 /// Licences, bans and sources. The advisories need a clone of a database from the network, so
 /// that they would make an offline machine fail; `cargo deny check advisories` is for releases.
 fn dependencies() -> Result<()> {
-    let deny = cargo_deny().context("cargo-deny is missing: run `cargo xtask install`")?;
+    let deny = tool("cargo-deny").context("cargo-deny is missing: run `cargo xtask install`")?;
     let mut deny = process::command(&deny.to_string_lossy(), &["check"]);
     process::run(deny.args(["bans", "licenses", "sources"]), CARGO_MAX)
 }
 
-/// The one of the project, else the one of the machine.
-pub(crate) fn cargo_deny() -> Option<PathBuf> {
+/// A tool of cargo: the one of the project, else the one of the machine.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let tools = std::iter::once(crate::root().join(".tools/bin"));
     tools
         .chain(env::split_paths(&path))
-        .map(|dir| dir.join("cargo-deny"))
+        .map(|dir| dir.join(name))
         .find(|at| at.is_file())
 }
 
-/// Installs it for the project when there is none.
+/// Installs the tools for the project where there is none.
 ///
 /// # Errors
-/// It does not build.
-pub(crate) fn install_cargo_deny() -> Result<()> {
-    if cargo_deny().is_some() {
-        return Ok(());
-    }
-    // A debug build takes half the time, and the tool works for a second.
-    let mut cargo = process::command("cargo", &["install", "--locked", "--debug"]);
-    cargo.args(["--root", ".tools", "--version", DENY, "cargo-deny"]);
-    process::run(&mut cargo, CARGO_MAX)?;
-    if cargo_deny().is_none() {
-        bail!("cargo install left no cargo-deny in .tools/bin");
+/// One does not build.
+pub(crate) fn install_tools() -> Result<()> {
+    for (name, version) in TOOLS {
+        if tool(name).is_some() {
+            continue;
+        }
+        // A debug build takes half the time, and the tools work for a second.
+        let mut cargo = process::command("cargo", &["install", "--locked", "--debug"]);
+        cargo.args(["--root", ".tools", "--version", version, name]);
+        process::run(&mut cargo, CARGO_MAX)?;
+        if tool(name).is_none() {
+            bail!("cargo install left no {name} in .tools/bin");
+        }
     }
     Ok(())
 }
 
-const DENY: &str = "0.20.2";
+const TOOLS: [(&str, &str); 2] = [("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
 const CARGO_MAX: Duration = Duration::from_secs(3600);

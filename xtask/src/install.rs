@@ -117,7 +117,7 @@ pub(crate) fn run() -> Result<()> {
     for (command, least) in VERSIONS {
         check_version(command, *least)?;
     }
-    ci::install_cargo_deny()
+    ci::install_tools()
 }
 
 fn missing() -> Vec<&'static str> {

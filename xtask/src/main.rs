@@ -10,6 +10,7 @@ mod arrows;
 mod bench;
 mod ci;
 mod dashboard;
+mod fuzz;
 mod install;
 mod process;
 mod server;
@@ -42,6 +43,8 @@ enum Chore {
     Arrows,
     /// Installs what the tests need on a Debian machine, where it is missing.
     Install,
+    /// Feeds the targets of `fuzz/` for a while.
+    Fuzz(fuzz::Options),
     /// Measures against RabbitMQ; the arguments go to the bench program.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -72,6 +75,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Tidy => tidy::run(root()),
         Chore::Arrows => arrows::run(),
         Chore::Install => install::run(),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Bench { arguments } => bench::run(&arguments),
         Chore::Dashboard { check } => dashboard::run(root(), check),
     }

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::server::Server;
 use crate::step::Steps;
-use crate::{bench, ci, install, process};
+use crate::{bench, ci, fuzz, install, process};
 
 /// What to test.
 #[derive(Args)]
@@ -43,6 +43,8 @@ enum Part {
     Faults,
     /// Metrics, dashboard and alerts with Prometheus.
     Monitoring,
+    /// A minute of fuzzing for each target.
+    Fuzz,
 }
 
 const LANGUAGES: [&str; 5] = ["python", "node", "go", "java", "rust"];
@@ -91,6 +93,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
         clients(&mut steps, built.then_some(binary))?;
+    }
+    if wanted(Part::Fuzz) {
+        steps.run("fuzzing", || fuzz::run(&fuzz::Options::default()))?;
     }
     steps.close()
 }
