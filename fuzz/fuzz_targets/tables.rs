@@ -1,4 +1,4 @@
-//! Field tables and properties: what parses comes out as it went in; what does not is an error. Pure.
+//! Field tables and properties: what parses comes out as it went in; else it is an error. Pure.
 #![no_main]
 
 use amqp::field::{Table, check_table};

@@ -3,6 +3,8 @@
 //! Keeps: buckets for every histogram by name, so that each is a histogram and not a summary.
 //! In: `cli` calls both once, before anything else runs.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -15,6 +17,7 @@ pub fn log(filter: &str, json: bool) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log level {filter}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if json {
         log.json().init()

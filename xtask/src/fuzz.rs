@@ -2,7 +2,7 @@
 //!
 //! Keeps: the small corpus in `fuzz/corpus` as seeds, never written; what a run finds new stays
 //! beside the build. An input that fails is kept in `fuzz/artifacts` and named.
-//! Never: a sanitizer: the product has no `unsafe`, and debug assertions and overflow checks are on.
+//! Never: a sanitizer: the product has no `unsafe`; debug assertions and overflow checks are on.
 //! In: `main`, `suite`.
 
 use std::path::{Path, PathBuf};
