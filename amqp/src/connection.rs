@@ -417,6 +417,7 @@ impl Connection {
                 channel: number,
                 tag: m.delivery_tag,
                 multiple: m.multiple,
+                count: 1,
             },
             AMQPClass::Basic(B::Nack(m)) => Event::Nack {
                 channel: number,

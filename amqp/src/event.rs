@@ -38,10 +38,13 @@ pub enum Event {
         mandatory: bool,
         confirm: u64,
     },
+    /// With `multiple` all up to `tag`; without, the `count` tags from `tag` on, which were acked
+    /// one by one in this order.
     Ack {
         channel: u16,
         tag: u64,
         multiple: bool,
+        count: u32,
     },
     Nack {
         channel: u16,
@@ -89,6 +92,7 @@ enum Queued {
         channel: u16,
         tag: u64,
         multiple: bool,
+        count: u32,
     },
     Nack {
         channel: u16,
@@ -109,11 +113,28 @@ impl Events {
         self.0.push_back(Queued::Other(Box::new(event)));
     }
 
-    pub(crate) fn ack(&mut self, channel: u16, tag: u64, multiple: bool) {
-        self.0.push_back(Queued::Ack {
+    /// Single acks in the order of their tags become one event.
+    pub(crate) fn ack(&mut self, number: u16, at: u64, multiple: bool) {
+        if let Some(Queued::Ack {
             channel,
             tag,
+            multiple: false,
+            count,
+        }) = self.0.back_mut()
+            && *channel == number
+            && !multiple
+            && tag.checked_add(u64::from(*count)) == Some(at)
+            && *count < u32::MAX
+            && at < u64::MAX
+        {
+            *count += 1;
+            return;
+        }
+        self.0.push_back(Queued::Ack {
+            channel: number,
+            tag: at,
             multiple,
+            count: 1,
         });
     }
 
@@ -188,10 +209,12 @@ impl Events {
                 channel,
                 tag,
                 multiple,
+                count,
             } => Event::Ack {
                 channel,
                 tag,
                 multiple,
+                count,
             },
             Queued::Nack {
                 channel,
@@ -289,6 +312,49 @@ mod tests {
     }
 
     #[test]
+    fn single_acks_in_order_are_one_event() {
+        let mut events = Events::default();
+        for (channel, tag, multiple) in [
+            (1, 5, false),
+            (1, 6, false),
+            (1, 7, false),
+            (1, 9, false),
+            (2, 10, false),
+            (2, 11, true),
+            (2, 12, false),
+            (2, u64::MAX - 1, false),
+            (2, u64::MAX, false),
+            (2, 0, false),
+        ] {
+            events.ack(channel, tag, multiple);
+        }
+        let runs: Vec<_> = std::iter::from_fn(|| events.pop())
+            .map(|event| match event {
+                Event::Ack {
+                    channel,
+                    tag,
+                    multiple,
+                    count,
+                } => (channel, tag, multiple, count),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            runs,
+            [
+                (1, 5, false, 3),
+                (1, 9, false, 1),
+                (2, 10, false, 1),
+                (2, 11, true, 1),
+                (2, 12, false, 1),
+                (2, u64::MAX - 1, false, 1),
+                (2, u64::MAX, false, 1),
+                (2, 0, false, 1),
+            ]
+        );
+    }
+
+    #[test]
     fn order_holds_across_sizes_and_a_forgotten_channel_leaves_no_trace() {
         let mut events = Events::default();
         events.ack(1, 7, true);
@@ -309,7 +375,8 @@ mod tests {
                     Event::Ack {
                         channel: 1,
                         tag: 7,
-                        multiple: true
+                        multiple: true,
+                        count: 1
                     },
                     Event::Publish {
                         first: 0,

@@ -264,21 +264,26 @@ impl Session {
                 Event::Ack {
                     channel,
                     tag,
+                    count,
+                    multiple: false,
+                } if count > 1 => self.ack_run(channel, tag, count),
+                Event::Ack {
+                    channel,
+                    tag,
                     multiple,
-                } => {
-                    self.settle(channel, (tag, multiple), None, 80);
-                }
+                    ..
+                } => drop(self.settle(channel, (tag, multiple), None, 80)),
                 Event::Nack {
                     channel,
                     tag,
                     multiple,
                     requeue,
-                } => self.settle(channel, (tag, multiple), Some(requeue), 120),
+                } => drop(self.settle(channel, (tag, multiple), Some(requeue), 120)),
                 Event::Reject {
                     channel,
                     tag,
                     requeue,
-                } => self.settle(channel, (tag, false), Some(requeue), 90),
+                } => drop(self.settle(channel, (tag, false), Some(requeue), 90)),
                 Event::Method { channel, method } => self.method(channel, method).await,
                 other => self.control(other),
             }

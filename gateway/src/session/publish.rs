@@ -163,14 +163,28 @@ impl Session {
         self.store.lock().confirm_with_commit(key, confirm, count);
     }
 
-    /// Acks (`requeue` none), nacks and rejects; `method` is what to blame.
+    /// Acks of `count` tags from `first` on, one by one but under one lock.
+    pub(super) fn ack_run(&mut self, channel: u16, first: u64, count: u32) {
+        let done = match self.tx.contains_key(&channel) {
+            true => 0,
+            false => self.store.lock().ack_run(self.key(channel), first, count),
+        };
+        for tag in first + u64::from(done)..first + u64::from(count) {
+            if !self.settle(channel, (tag, false), None, 80) {
+                return;
+            }
+        }
+    }
+
+    /// Acks (`requeue` none), nacks and rejects; `method` is what to blame. False when that closed
+    /// the channel.
     pub(super) fn settle(
         &mut self,
         channel: u16,
         (tag, multiple): (u64, bool),
         requeue: Option<bool>,
         method: u16,
-    ) {
+    ) -> bool {
         let key = self.key(channel);
         let known = {
             let mut shard = self.store.lock();
@@ -185,9 +199,11 @@ impl Session {
             };
             known || shard.is_late(key, tag)
         };
-        if !(known || multiple && tag == 0) {
+        let is_fine = known || multiple && tag == 0;
+        if !is_fine {
             let text = format!("unknown delivery tag {tag}");
             self.close_channel(channel, &Close::channel(406, text, (60, method)));
         }
+        is_fine
     }
 }

@@ -11,13 +11,33 @@ impl Shard {
         let Some(runs) = self.take_unacked(key, tag, multiple) else {
             return false;
         };
-        for run in runs {
+        self.acked(key, runs);
+        true
+    }
+
+    /// Acknowledges `count` tags from `first` on, which came one by one. Answers how many from the
+    /// front are settled now; the tag after them is not known on this channel.
+    pub fn ack_run(&mut self, key: ChannelKey, first: u64, count: u32) -> u32 {
+        let Some(channel) = self.channel(key) else {
+            return 0;
+        };
+        let runs = take_tags(&mut channel.unacked, first, count);
+        let done = runs.iter().map(|run| run.count).sum();
+        self.acked(key, runs);
+        done
+    }
+
+    fn acked(&mut self, key: ChannelKey, runs: Vec<Unacked>) {
+        let mut runs = runs.into_iter().peekable();
+        while let Some(run) = runs.next() {
             self.counters.acked += u64::from(run.count);
             self.settle(run.queue, run.seq, run.count);
             self.credit(key, &run);
-            self.pump(run.queue);
+            // One look at a queue serves all its messages.
+            if runs.peek().is_none_or(|next| next.queue != run.queue) {
+                self.pump(run.queue);
+            }
         }
-        true
     }
 
     /// basic.nack and basic.reject. False: the tag is not known on this channel.
@@ -98,27 +118,8 @@ impl Shard {
             }
             return Some(out);
         }
-        let at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
-        let run = list.get_mut(at).filter(|run| run.first <= tag)?;
-        let offset = (tag - run.first) as u32;
-        if run.count == 1 {
-            out.extend(list.remove(at));
-            return Some(out);
-        }
-        if offset == 0 {
-            out.push(run.split_front(1));
-            return Some(out);
-        }
-        let mut front = run.split_front(offset);
-        let one = run.split_front(1);
-        if run.count == 0 {
-            list[at] = front;
-        } else {
-            std::mem::swap(&mut front, run);
-            list.insert(at + 1, front);
-        }
-        out.push(one);
-        Some(out)
+        out = take_tags(list, tag, 1);
+        (!out.is_empty()).then_some(out)
     }
 
     pub(crate) fn settle(&mut self, id: QueueId, seq: Seq, count: u32) {
@@ -383,6 +384,82 @@ impl Shard {
             .or_default() += 1;
         if !targets.is_empty() {
             self.append_all(&targets, None, &block, (0, 1), 0);
+        }
+    }
+}
+
+/// Takes the tags from `first` on, at most `count`, up to the first that is not there.
+fn take_tags(list: &mut VecDeque<Unacked>, first: u64, count: u32) -> Vec<Unacked> {
+    let (mut tag, end) = (first, first.saturating_add(u64::from(count)));
+    let mut at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
+    let mut out = Vec::new();
+    while tag < end {
+        let Some(run) = list.get_mut(at).filter(|run| run.first <= tag) else {
+            break;
+        };
+        let before = (tag - run.first) as u32;
+        let taken = (run.count - before).min(u32::try_from(end - tag).unwrap_or(u32::MAX));
+        tag += u64::from(taken);
+        if before == 0 && taken == run.count {
+            out.extend(list.remove(at));
+            continue;
+        }
+        if before > 0 {
+            let front = run.split_front(before);
+            list.insert(at, front);
+            at += 1;
+        }
+        let run = &mut list[at];
+        if taken == run.count {
+            out.extend(list.remove(at));
+        } else {
+            out.push(run.split_front(taken));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u64, count: u32) -> Unacked {
+        Unacked {
+            first,
+            count,
+            queue: QueueId(1),
+            seq: first + 1000,
+            consumer: Arc::from(&b"c"[..]),
+            redelivered: false,
+            own: None,
+            deadline: None,
+        }
+    }
+
+    /// The tags in a list, checking that each run's seq went along with its tag.
+    fn tags<'a>(list: impl IntoIterator<Item = &'a Unacked>) -> Vec<u64> {
+        let of = |run: &Unacked| {
+            assert!(run.count > 0 && run.seq == run.first + 1000);
+            run.first..run.first + u64::from(run.count)
+        };
+        list.into_iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn tags_are_taken_from_runs_up_to_the_first_that_is_missing() {
+        // Tags 1 to 12 but for 6: in runs of three, one and five.
+        for first in 0..14 {
+            for count in 1..14 {
+                let mut list = VecDeque::from([run(1, 3), run(4, 1), run(5, 1), run(7, 6)]);
+                let all = tags(&list);
+                let want: Vec<u64> = (first..first + u64::from(count))
+                    .take_while(|tag| all.contains(tag))
+                    .collect();
+                let taken = take_tags(&mut list, first, count);
+                assert_eq!(tags(&taken), want, "{count} from {first}");
+                let left: Vec<u64> = all.into_iter().filter(|t| !want.contains(t)).collect();
+                assert_eq!(tags(&list), left, "{count} from {first}");
+            }
         }
     }
 }
