@@ -31,6 +31,8 @@ mod methods;
 mod output;
 mod publish;
 
+use publish::{Kept, Published};
+
 /// Bytes read in one turn.
 const TURN: usize = 256 << 10;
 /// Bytes waiting for the socket above which no more deliveries are encoded.
@@ -96,7 +98,7 @@ impl Shared {
 /// A channel on tx: what commit will do.
 #[derive(Default)]
 struct Tx {
-    publishes: Vec<(Arc<Block>, u32, u32, bool)>,
+    publishes: Vec<Kept>,
     settles: Vec<(u64, bool, Option<bool>)>,
 }
 
@@ -259,7 +261,14 @@ impl Session {
                     mandatory,
                     confirm,
                 } => {
-                    self.publish(&block, channel, (first, count), mandatory, confirm);
+                    let what = Published {
+                        channel,
+                        first,
+                        count,
+                        mandatory,
+                        confirm,
+                    };
+                    self.publish(&block, what);
                 }
                 Event::Ack {
                     channel,

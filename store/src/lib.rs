@@ -31,10 +31,10 @@ pub use error::{Error, Result};
 use log::batch::{DefinitionChange, JobChange};
 use model::*;
 use queue::{Chunk, Log, ReadBack};
-use shard::Shard;
 use shard::time::NextTick;
+use shard::{Run, Shard};
+use topology::Exchange;
 use topology::arguments::Arguments;
-use topology::{Binding, Exchange};
 
 /// Bodies kept in memory beyond what is needed at once, bytes.
 const MEMORY_BUDGET: u64 = 64 << 20;
@@ -227,7 +227,7 @@ impl Store {
                 key,
             });
             shard.counters.jobs_submitted += 1;
-            shard.publish(&vhost, None, &block, (0, 1), 0)?;
+            shard.publish(&Run::alone(&vhost, &block))?;
             shard.on_disk()
         };
         told.await.map_err(|_| Error::Stopped)
@@ -443,17 +443,13 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         let Some(names) = shard.vhosts.get_mut(&spec.vhost) else {
             continue;
         };
-        let table = Table::parse(&spec.arguments).unwrap_or_default();
-        let alternate = table
-            .find("alternate-exchange")
-            .and_then(|v| v.as_text())
-            .map(str::to_owned);
-        let exchange = Exchange {
-            spec,
-            alternate,
-            bindings: Vec::new(),
-        };
-        names.exchanges.insert(exchange.spec.name.clone(), exchange);
+        let name = spec.name.clone();
+        match Exchange::new(spec) {
+            Ok(exchange) => {
+                names.exchanges.insert(name, exchange);
+            }
+            Err(error) => tracing::error!(exchange = &*name, error, "the exchange is left out"),
+        }
     }
     let heads: HashMap<QueueId, _> = image
         .heads
@@ -511,9 +507,8 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         }
     }
     for spec in image.bindings {
-        let names = shard.vhosts.get_mut(&spec.vhost);
-        if let Some(exchange) = names.and_then(|names| names.exchanges.get_mut(&spec.source)) {
-            exchange.bindings.push(Binding::new(spec));
+        if let Some(names) = shard.vhosts.get_mut(&spec.vhost) {
+            names.bind(spec);
         }
     }
     shard.schedules = image

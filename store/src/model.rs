@@ -136,7 +136,7 @@ impl DestinationKind {
 }
 
 /// A durable binding; all fields together are its identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BindingSpec {
     pub vhost: Arc<str>,
     pub source: Arc<str>,

@@ -31,8 +31,11 @@ mod deliver;
 mod lifecycle;
 mod publish;
 mod reply;
+mod route;
 mod settle;
 pub(crate) mod time;
+
+pub use route::{Run, Unroutable};
 
 /// Deliveries that may lie in a session's outbox, bytes: a slow reader costs no more.
 const OUTBOX_BYTES: u64 = 1 << 20;
@@ -189,9 +192,6 @@ pub(crate) struct Saving {
     pub(crate) transient: bool,
 }
 
-/// Queues that an address reaches; `None` when there is no such exchange.
-type Route = Option<Arc<[QueueId]>>;
-
 /// A message on its way to disk that nobody may see before it is there.
 pub(crate) struct Held {
     queue: QueueId,
@@ -216,7 +216,6 @@ pub struct Shard {
     ticket_base: u64,
     waiters: Vec<oneshot::Sender<()>>,
     pub(crate) wanted: bool,
-    routes: HashMap<(Arc<str>, Address), Route, RandomState>,
     replies: HashMap<Arc<str>, (ChannelKey, Arc<[u8]>), RandomState>,
     pub(crate) loads: Vec<(QueueId, SegmentId)>,
     pub(crate) due_reads: Vec<(QueueId, Vec<Seq>)>,
@@ -255,7 +254,6 @@ impl Shard {
             ticket_base: 1,
             waiters: Vec::new(),
             wanted: false,
-            routes: HashMap::default(),
             replies: HashMap::default(),
             loads: Vec::new(),
             due_reads: Vec::new(),

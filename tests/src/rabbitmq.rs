@@ -47,7 +47,7 @@ impl RabbitMq {
         let (address, name_server, distribution) =
             (free_address()?, free_address()?, free_address()?);
         let home = folder.path();
-        fs::write(home.join("plugins"), "[].")?;
+        fs::write(home.join("plugins"), PLUGINS)?;
         fs::write(home.join("definitions.json"), DEFINITIONS)?;
         let definitions = home.join("definitions.json");
         fs::write(
@@ -90,6 +90,10 @@ impl RabbitMq {
         })
     }
 }
+
+/// Exchange types that come with the package.
+const PLUGINS: &str = "[rabbitmq_consistent_hash_exchange,rabbitmq_random_exchange,\
+                       rabbitmq_recent_history_exchange,rabbitmq_sharding].";
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 

@@ -418,41 +418,4 @@ impl Session {
         self.conn.reply(ch, &AMQPClass::Tx(ok));
         Ok(())
     }
-
-    /// All of a transaction under one lock: it enters one commit, or none.
-    pub(super) fn commit(&mut self, ch: u16, work: Tx) -> Result<(), Close> {
-        let key = self.key(ch);
-        let mut unroutable = Vec::new();
-        let mut failed = None;
-        {
-            let mut shard = self.store.lock();
-            for (block, first, count, mandatory) in work.publishes {
-                match shard.publish(&self.vhost, Some(key), &block, (first, count), 0) {
-                    Ok(0) if mandatory => unroutable.push((block, first, count)),
-                    Ok(_) => {}
-                    Err(error) => failed = Some(reply::close(&error, (60, 40))),
-                }
-            }
-            for (tag, multiple, requeue) in work.settles {
-                match requeue {
-                    None => shard.ack(key, tag, multiple),
-                    Some(requeue) => shard.nack(key, tag, multiple, requeue),
-                };
-            }
-        }
-        for (block, first, count) in unroutable {
-            self.give_back(ch, &block, (first, count));
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// basic.return of messages that no queue wanted.
-    pub(super) fn give_back(&mut self, ch: u16, block: &Block, (first, count): (u32, u32)) {
-        let frame_max = self.conn.frame_max();
-        for index in first..first + count {
-            let (out, index) = (self.conn.output(), index as usize);
-            hot::returned(out, ch, (312, "NO_ROUTE"), block, index, frame_max);
-        }
-        self.store.lock().counters.returned += u64::from(count);
-    }
 }

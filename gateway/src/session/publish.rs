@@ -3,83 +3,127 @@
 //! Keeps: a return reaches the client before its confirm.
 //! In: `Session::events`.
 
+use store::shard::Run;
+
 use super::*;
 
-impl Session {
-    pub(super) fn publish(
-        &mut self,
-        block: &Arc<Block>,
-        channel: u16,
-        (first, count): (u32, u32),
-        mandatory: bool,
-        confirm: u64,
-    ) {
-        self.has_published = true;
-        let entries = &block.entries[first as usize..(first + count) as usize];
-        let special = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION;
-        let odd = entries.iter().any(|entry| entry.flags & special != 0);
-        let exchange = block.address(first as usize).exchange();
-        let alike = std::str::from_utf8(exchange)
-            .is_ok_and(|exchange| self.store.lock().routes_alike(&self.vhost, exchange));
-        // Pieces of a few hundred confirm sooner than one of thousands.
-        let step = if odd || !alike { 1 } else { RUN };
-        let mut at = 0;
-        while at < count {
-            let n = (count - at).min(step);
-            let number = if confirm == 0 {
-                0
-            } else {
-                confirm + u64::from(at)
-            };
-            let checked = if odd {
-                self.checked(block, channel, (first + at) as usize)
-            } else {
-                Ok((block.clone(), first + at))
-            };
-            let (block, index) = match checked {
-                Ok(found) => found,
-                Err(close) => return self.close_channel(channel, &close),
-            };
-            if self.tx.contains_key(&channel) {
-                if !self.keep_for_commit(channel, block, (index, n), mandatory) {
-                    return;
-                }
-            } else if !self.publish_run(&block, channel, (index, n), mandatory, number) {
-                return;
-            }
-            at += n;
+/// basic.publish, as what to blame.
+const PUBLISH: (u16, u16) = (60, 40);
+/// What must be looked at before a message is taken.
+const SPECIAL: u8 = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION;
+
+/// Messages of one publish on a tx channel, until commit.
+pub(super) struct Kept {
+    block: Arc<Block>,
+    first: u32,
+    count: u32,
+    mandatory: bool,
+}
+
+/// A publish as the client sent it: neighbours with one address.
+#[derive(Clone, Copy)]
+pub(super) struct Published {
+    pub(super) channel: u16,
+    pub(super) first: u32,
+    pub(super) count: u32,
+    pub(super) mandatory: bool,
+    /// Number of the first; 0 outside confirm mode.
+    pub(super) confirm: u64,
+}
+
+impl Published {
+    fn part(&self, from: u32, to: u32) -> Self {
+        Self {
+            first: from,
+            count: to - from,
+            confirm: match self.confirm {
+                0 => 0,
+                confirm => confirm + u64::from(from - self.first),
+            },
+            ..*self
         }
     }
+}
 
-    /// On a tx channel a publish waits for commit, but a missing exchange is told at once.
-    pub(super) fn keep_for_commit(
-        &mut self,
-        channel: u16,
-        block: Arc<Block>,
-        (first, count): (u32, u32),
-        mandatory: bool,
-    ) -> bool {
-        let exchange = block.address(first as usize).exchange();
-        let exchange = String::from_utf8_lossy(exchange);
-        let known = self.store.lock().check_exchange(&self.vhost, &exchange);
-        if let Err(error) = known {
-            self.close_channel(channel, &reply::close(&error, (60, 40)));
-            return false;
+impl Session {
+    pub(super) fn publish(&mut self, block: &Arc<Block>, what: Published) {
+        self.has_published = true;
+        let (mut from, mut at, end) = (what.first, what.first, what.first + what.count);
+        while at < end {
+            if block.entries[at as usize].flags & SPECIAL == 0 {
+                at += 1;
+                continue;
+            }
+            match self.checked(block, what.channel, at as usize) {
+                Ok(None) => {}
+                Ok(Some(copy)) => {
+                    let one = Published {
+                        first: 0,
+                        ..what.part(at, at + 1)
+                    };
+                    if !self.pass(block, &what.part(from, at)) || !self.pass(&copy, &one) {
+                        return;
+                    }
+                    from = at + 1;
+                }
+                Err(close) => {
+                    if self.pass(block, &what.part(from, at)) {
+                        self.close_channel(what.channel, &close);
+                    }
+                    return;
+                }
+            }
+            at += 1;
         }
-        if let Some(tx) = self.tx.get_mut(&channel) {
-            tx.publishes.push((block, first, count, mandatory));
+        self.pass(block, &what.part(from, end));
+    }
+
+    /// Hands messages on, in pieces that confirm sooner than thousands would. False when that
+    /// closed the channel.
+    fn pass(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+        if what.count > 0 && self.tx.contains_key(&what.channel) {
+            return self.keep_for_commit(block, what);
+        }
+        let (mut from, end) = (what.first, what.first + what.count);
+        while from < end {
+            let to = end.min(from + RUN);
+            if !self.publish_run(block, &what.part(from, to)) {
+                return false;
+            }
+            from = to;
         }
         true
     }
 
-    /// Validates what needs a look, and puts the real address in place of direct reply-to's.
-    pub(super) fn checked(
+    /// On a tx channel a publish waits for commit, but a missing exchange is told at once.
+    fn keep_for_commit(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+        let exchange = block.address(what.first as usize).exchange();
+        let exchange = String::from_utf8_lossy(exchange);
+        let known = self.store.lock().check_exchange(&self.vhost, &exchange);
+        if let Err(error) = known {
+            self.close_channel(what.channel, &reply::close(&error, PUBLISH));
+            return false;
+        }
+        if let Some(tx) = self.tx.get_mut(&what.channel) {
+            tx.publishes.push(Kept {
+                block: block.clone(),
+                first: what.first,
+                count: what.count,
+                mandatory: what.mandatory,
+            });
+        }
+        true
+    }
+
+    /// Validates what needs a look. Answers a copy where the real address must stand in place of
+    /// direct reply-to's.
+    fn checked(
         &mut self,
-        block: &Arc<Block>,
+        block: &Block,
         channel: u16,
         index: usize,
-    ) -> Result<(Arc<Block>, u32), Close> {
-        let cause = (60, 40);
+    ) -> Result<Option<Arc<Block>>, Close> {
+        let cause = PUBLISH;
         let raw = block.properties(index);
         if let Some(text) = properties::expiration(raw)
             && std::str::from_utf8(text)
@@ -101,7 +145,7 @@ impl Session {
             return Err(Close::channel(406, text, cause));
         }
         if properties::reply_to(raw) != Some(REPLY_TO.as_bytes()) {
-            return Ok((block.clone(), index as u32));
+            return Ok(None);
         }
         let Some(address) = self.store.lock().reply_address(self.key(channel)) else {
             return Err(Close::channel(
@@ -114,53 +158,99 @@ impl Session {
             .map_err(|error| Close::connection(502, error.to_string(), cause))?;
         parsed.reply_to = Some(address.as_bytes().to_vec());
         let mut copy = Block::default();
-        let at = copy.push_copy(block, index, block.address(index), Some(&parsed.encode()));
-        Ok((Arc::new(copy), at as u32))
+        copy.push_copy(block, index, block.address(index), Some(&parsed.encode()));
+        Ok(Some(Arc::new(copy)))
     }
 
-    pub(super) fn publish_run(
-        &mut self,
-        block: &Arc<Block>,
-        channel: u16,
-        (first, count): (u32, u32),
-        mandatory: bool,
-        confirm: u64,
-    ) -> bool {
-        let key = Some(self.key(channel));
-        let reached = {
-            let mut shard = self.store.lock();
-            // A return must reach the client before its confirm.
-            let probe = if mandatory { 0 } else { confirm };
-            let reached = shard.publish(&self.vhost, key, block, (first, count), probe);
-            if mandatory && !matches!(reached, Ok(n) if n == 0) && confirm != 0 {
-                drop(shard);
-                self.late_confirm(channel, confirm, count);
-            }
-            reached
+    fn publish_run(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+        let run = Run {
+            vhost: &self.vhost,
+            channel: Some(self.key(what.channel)),
+            block,
+            first: what.first,
+            count: what.count,
+            confirm: what.confirm,
+            mandatory: what.mandatory,
+            copies: &[],
         };
-        match reached {
-            Ok(0) if mandatory => {
-                self.give_back(channel, block, (first, count));
-                if confirm != 0
-                    && let Some(confirms) = self.confirms.get_mut(&channel)
-                {
-                    confirms.complete(confirm, u64::from(count));
-                    self.tell_confirms();
+        let published = self.store.lock().publish(&run);
+        match published {
+            Ok(unroutable) => {
+                if !unroutable.is_empty() {
+                    self.refuse_route(block, what, &unroutable);
                 }
                 true
             }
-            Ok(_) => true,
             Err(error) => {
-                self.close_channel(channel, &reply::close(&error, (60, 40)));
+                self.close_channel(what.channel, &reply::close(&error, PUBLISH));
                 false
             }
         }
     }
 
-    /// A routed mandatory message is confirmed by the next commit.
-    pub(super) fn late_confirm(&mut self, channel: u16, confirm: u64, count: u32) {
-        let key = self.key(channel);
-        self.store.lock().confirm_with_commit(key, confirm, count);
+    /// Mandatory messages that no queue wanted: returned, and only then confirmed.
+    fn refuse_route(&mut self, block: &Block, what: &Published, parts: &[(u32, u32)]) {
+        for part in parts {
+            self.give_back(what.channel, block, *part);
+        }
+        if what.confirm == 0 {
+            return;
+        }
+        if let Some(confirms) = self.confirms.get_mut(&what.channel) {
+            for &(first, count) in parts {
+                let confirm = what.part(first, first + count).confirm;
+                confirms.complete(confirm, u64::from(count));
+            }
+        }
+        self.tell_confirms();
+    }
+
+    /// All of a transaction under one lock: it enters one commit, or none.
+    pub(super) fn commit(&mut self, ch: u16, work: Tx) -> Result<(), Close> {
+        let key = self.key(ch);
+        let mut unroutable = Vec::new();
+        let mut failed = None;
+        {
+            let mut shard = self.store.lock();
+            for kept in work.publishes {
+                let run = Run {
+                    vhost: &self.vhost,
+                    channel: Some(key),
+                    block: &kept.block,
+                    first: kept.first,
+                    count: kept.count,
+                    confirm: 0,
+                    mandatory: kept.mandatory,
+                    copies: &[],
+                };
+                match shard.publish(&run) {
+                    Ok(parts) if parts.is_empty() => {}
+                    Ok(parts) => unroutable.push((kept.block, parts)),
+                    Err(error) => failed = Some(reply::close(&error, PUBLISH)),
+                }
+            }
+            for (tag, multiple, requeue) in work.settles {
+                match requeue {
+                    None => shard.ack(key, tag, multiple),
+                    Some(requeue) => shard.nack(key, tag, multiple, requeue),
+                };
+            }
+        }
+        for (block, parts) in unroutable {
+            for part in parts {
+                self.give_back(ch, &block, part);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// basic.return of messages that no queue wanted.
+    fn give_back(&mut self, ch: u16, block: &Block, (first, count): (u32, u32)) {
+        let frame_max = self.conn.frame_max();
+        for index in first..first + count {
+            let (out, index) = (self.conn.output(), index as usize);
+            hot::returned(out, ch, (312, "NO_ROUTE"), block, index, frame_max);
+        }
     }
 
     /// Acks of `count` tags from `first` on, one by one but under one lock.

@@ -16,7 +16,6 @@ impl Shard {
         if let Some(names) = self.vhosts.get_mut(&spec.vhost) {
             names.queues.insert(spec.name.clone(), id);
         }
-        self.forget_routes();
         let queue = Queue {
             spec,
             arguments,

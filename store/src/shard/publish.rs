@@ -1,109 +1,11 @@
-//! Messages in: routed, appended, confirmed.
+//! Messages in: appended to the queues they reach, confirmed.
 //!
-//! Keeps: one claim to a confirm per run; refused and unroutable messages are told at once.
-//! In: `gateway::session`, `Store`.
+//! Keeps: one claim to a confirm per run; refused messages are told at once.
+//! In: `route`, `settle`, `Store`.
 
 use super::*;
 
 impl Shard {
-    /// Where a message goes; `None`: no such exchange.
-    pub(super) fn route(&mut self, vhost: &Arc<str>, block: &Block, index: usize) -> Route {
-        let address = block.address(index);
-        let exchange = std::str::from_utf8(address.exchange()).ok()?;
-        let names = self.vhosts.get(vhost)?;
-        let headers = names.looks_at_headers(exchange);
-        let key = (vhost.clone(), address.clone());
-        if !headers && let Some(route) = self.routes.get(&key) {
-            return route.clone();
-        }
-        let table = if headers {
-            properties::headers(block.properties(index)).and_then(|raw| Table::parse(raw).ok())
-        } else {
-            None
-        };
-        let route: Route = names
-            .route(exchange, address.routing_key(), table.as_ref())
-            .map(Into::into);
-        if !headers {
-            // Keys come from clients: the cache is dropped whole before it grows without end.
-            if self.routes.len() > 100_000 {
-                self.routes.clear();
-            }
-            self.routes.insert(key, route.clone());
-        }
-        route
-    }
-
-    /// The topology changed.
-    pub(crate) fn forget_routes(&mut self) {
-        self.routes.clear();
-    }
-
-    /// True when one route serves all messages of the run.
-    pub fn routes_alike(&self, vhost: &str, exchange: &str) -> bool {
-        self.vhosts
-            .get(vhost)
-            .is_none_or(|names| !names.looks_at_headers(exchange))
-    }
-
-    /// Appends `count` messages with one address. `confirm` is the number of the first, 0 for
-    /// none. Answers how many queues were reached.
-    ///
-    /// # Errors
-    /// `NotFound` when the exchange does not exist, `Refused` when it is internal.
-    pub fn publish(
-        &mut self,
-        vhost: &Arc<str>,
-        key: Option<ChannelKey>,
-        block: &Arc<Block>,
-        (first, count): (u32, u32),
-        confirm: u64,
-    ) -> Result<usize> {
-        let index = first as usize;
-        let address = block.address(index);
-        let exchange = String::from_utf8_lossy(address.exchange()).into_owned();
-        if let Some(found) = self
-            .vhosts
-            .get(vhost)
-            .and_then(|v| v.exchanges.get(&*exchange))
-            && found.spec.internal
-        {
-            let detail =
-                format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
-            return Err(Error::Refused {
-                noun: Noun::Exchange,
-                name: exchange,
-                detail,
-            });
-        }
-        self.counters.published += u64::from(count);
-        if exchange.is_empty() && address.routing_key().starts_with(REPLY_TO.as_bytes()) {
-            let name = String::from_utf8_lossy(address.routing_key()).into_owned();
-            if self.reply(&name, block, index) {
-                for next in index + 1..index + count as usize {
-                    self.reply(&name, block, next);
-                }
-                self.confirm_now(key, confirm, count, name.starts_with(REPLY_TO_JOB));
-                return Ok(1);
-            }
-        }
-        let Some(queues) = self.route(vhost, block, index) else {
-            let detail = format!("no exchange '{exchange}' in vhost '{vhost}'");
-            return Err(Error::NotFound {
-                noun: Noun::Exchange,
-                name: exchange,
-                detail,
-            });
-        };
-        if queues.is_empty() {
-            self.counters.unroutable += u64::from(count);
-            self.confirm_now(key, confirm, count, false);
-            return Ok(0);
-        }
-        self.append_all(&queues, key, block, (first, count), confirm);
-        Ok(queues.len())
-    }
-
     pub(super) fn append_all(
         &mut self,
         queues: &[QueueId],
@@ -178,7 +80,7 @@ impl Shard {
         let now = clock::now();
         self.counters.published += 1;
         let mut held = Vec::new();
-        for id in self.route(vhost, block, 0)?.iter().copied() {
+        for id in self.route(vhost, block, 0)?.as_slice().iter().copied() {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
@@ -319,11 +221,6 @@ impl Shard {
             count: u64::from(count),
         };
         self.send(key.session, out);
-    }
-
-    /// A confirm that goes out with the next commit.
-    pub fn confirm_with_commit(&mut self, key: ChannelKey, first: u64, count: u32) {
-        self.confirm_now(Some(key), first, count, true);
     }
 
     pub(super) fn want_commit(&mut self) {

@@ -368,6 +368,7 @@ impl Shard {
         };
         let before = piece.block.properties(index);
         let targets: Vec<QueueId> = targets
+            .as_slice()
             .iter()
             .copied()
             .filter(|target| {

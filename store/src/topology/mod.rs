@@ -1,33 +1,75 @@
 //! Which queues does this message reach? Pure.
 //!
-//! Keeps: exchanges and bindings of one vhost; RabbitMQ's four exchange types and alternate
-//! exchanges, each queue reached once however many ways lead there.
-//! In: `shard` asks per (exchange, routing key) and caches the answer.
+//! Keeps: exchanges and bindings of one vhost; each queue reached once however many ways lead
+//! there; an address that was asked for is answered from memory, unless its messages differ.
+//! In: `shard` asks per run of messages; `definitions` changes what is there.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use amqp::content::{Address, Block};
 use amqp::field::{Table, Value};
+use amqp::properties;
+use foldhash::fast::RandomState;
 
-use crate::model::{BindingSpec, DestinationKind, ExchangeSpec, QueueId};
+use crate::model::{BindingSpec, DestinationKind, QueueId};
 
 pub mod arguments;
+mod exchange;
+mod headers;
+mod router;
+mod routes;
+mod target;
+mod topic;
 
-pub struct Exchange {
-    pub spec: ExchangeSpec,
-    pub alternate: Option<String>,
-    pub bindings: Vec<Binding>,
+pub use exchange::Exchange;
+pub use routes::{Queues, Way};
+pub use target::Target;
+
+use routes::Routes;
+use target::Found;
+
+/// What routing may look at.
+pub struct Message<'a> {
+    key: &'a [u8],
+    /// Routing keys beside the message's own: CC and BCC.
+    copies: &'a [Vec<u8>],
+    /// Absent where only the key counts.
+    content: Option<(&'a Block, usize)>,
+    headers: OnceCell<Table>,
 }
 
-pub struct Binding {
-    pub spec: BindingSpec,
-    arguments: Table,
-}
+impl<'a> Message<'a> {
+    pub fn new(block: &'a Block, index: usize, copies: &'a [Vec<u8>]) -> Self {
+        Self {
+            copies,
+            content: Some((block, index)),
+            ..Self::any_with(block.address(index).routing_key())
+        }
+    }
 
-impl Binding {
-    pub fn new(spec: BindingSpec) -> Self {
-        let arguments = Table::parse(&spec.arguments).unwrap_or_default();
-        Self { spec, arguments }
+    /// Stands for all messages with a key.
+    fn any_with(key: &'a [u8]) -> Self {
+        Self {
+            key,
+            copies: &[],
+            content: None,
+            headers: OnceCell::new(),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.key).chain(self.copies.iter().map(Vec::as_slice))
+    }
+
+    fn headers(&self) -> &Table {
+        self.headers.get_or_init(|| {
+            let raw = self.content.map(|(block, index)| block.properties(index));
+            raw.and_then(properties::headers)
+                .and_then(|raw| Table::parse(raw).ok())
+                .unwrap_or_default()
+        })
     }
 }
 
@@ -35,135 +77,169 @@ impl Binding {
 #[derive(Default)]
 pub struct Vhost {
     pub exchanges: BTreeMap<Arc<str>, Exchange>,
-    pub queues: BTreeMap<Arc<str>, QueueId>,
+    pub queues: HashMap<Arc<str>, QueueId, RandomState>,
+    /// Bindings by where they lead, so that what goes takes them along without a search.
+    into: HashMap<Target, HashSet<Arc<BindingSpec>, RandomState>, RandomState>,
+    routes: Routes,
 }
 
 impl Vhost {
-    /// Queues that a message to `exchange` reaches; `None` when there is no such exchange.
-    pub fn route(
-        &self,
-        exchange: &str,
-        key: &[u8],
-        headers: Option<&Table>,
-    ) -> Option<Vec<QueueId>> {
+    /// How messages to an address go; `None` when there is no such exchange.
+    pub fn way(&mut self, address: &Address) -> Option<Way> {
+        if address.exchange().is_empty() {
+            return Some(Way {
+                queues: Some(self.by_name(address.routing_key())),
+                internal: false,
+            });
+        }
+        if let Some(way) = self.routes.find(address) {
+            return Some(way);
+        }
+        let exchange = std::str::from_utf8(address.exchange()).ok()?;
+        let varies = self.varies(exchange)?;
+        let any = Message::any_with(address.routing_key());
+        let way = Way {
+            queues: (!varies).then(|| self.walk(exchange, &any)),
+            internal: self.exchanges.get(exchange)?.spec.internal,
+        };
+        self.routes.keep(address, way.clone());
+        Some(way)
+    }
+
+    /// Queues that one message to `exchange` reaches; `None` when there is no such exchange.
+    pub fn look(&mut self, exchange: &str, message: &Message<'_>) -> Option<Queues> {
         if exchange.is_empty() {
-            let name = std::str::from_utf8(key).unwrap_or("");
-            return Some(self.queues.get(name).copied().into_iter().collect());
+            let found = message.keys().flat_map(|key| self.by_name(key).first());
+            return Some(Queues::of(found.collect()));
         }
         self.exchanges.get(exchange)?;
-        let mut out = Vec::new();
-        let mut seen = HashSet::new();
-        self.walk(exchange, key, headers, &mut seen, &mut out);
-        out.sort_unstable();
-        out.dedup();
-        Some(out)
+        Some(self.walk(exchange, message))
     }
 
-    fn walk<'a>(
-        &'a self,
-        name: &'a str,
-        key: &[u8],
-        headers: Option<&Table>,
-        seen: &mut HashSet<&'a str>,
-        out: &mut Vec<QueueId>,
-    ) {
-        let mut open = vec![name];
-        while let Some(name) = open.pop() {
-            let Some(exchange) = self.exchanges.get(name).filter(|_| seen.insert(name)) else {
+    fn by_name(&self, key: &[u8]) -> Queues {
+        let name = std::str::from_utf8(key).ok();
+        let known = name.and_then(|name| self.queues.get(name));
+        known.map_or(Queues::None, |id| Queues::One(*id))
+    }
+
+    fn walk(&mut self, exchange: &str, message: &Message<'_>) -> Queues {
+        let mut found = Found::default();
+        let Some(first) = self.exchanges.get_mut(exchange) else {
+            return Queues::None;
+        };
+        first.find(message, &mut found);
+        if found.exchanges.is_empty() && (found.len() > 0 || first.alternate.is_none()) {
+            return Queues::of(found.queues);
+        }
+        let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
+        seen.insert(first.spec.name.clone());
+        if found.len() == 0 {
+            found
+                .exchanges
+                .extend(first.alternate.as_deref().map(Into::into));
+        }
+        while let Some(name) = found.exchanges.pop() {
+            let Some(exchange) = self.exchanges.get_mut(&name) else {
                 continue;
             };
-            let mut matched = false;
-            for binding in &exchange.bindings {
-                if !matches(&exchange.spec.kind, binding, key, headers) {
-                    continue;
-                }
-                matched = true;
-                match binding.spec.destination_kind {
-                    DestinationKind::Queue => {
-                        out.extend(self.queues.get(&binding.spec.destination));
-                    }
-                    DestinationKind::Exchange => open.push(&binding.spec.destination),
-                }
+            if !seen.insert(name) {
+                continue;
             }
-            if !matched && let Some(alternate) = &exchange.alternate {
-                open.push(alternate);
+            let before = found.len();
+            exchange.find(message, &mut found);
+            if found.len() == before {
+                found
+                    .exchanges
+                    .extend(exchange.alternate.as_deref().map(Into::into));
             }
         }
+        Queues::of(found.queues)
     }
 
-    /// True when routing through `exchange` may depend on more than the routing key.
-    pub fn looks_at_headers(&self, exchange: &str) -> bool {
-        !exchange.is_empty() && self.exchanges.values().any(|e| e.spec.kind == "headers")
-    }
-}
-
-fn matches(kind: &str, binding: &Binding, key: &[u8], headers: Option<&Table>) -> bool {
-    match kind {
-        "fanout" => true,
-        "topic" => topic(&binding.spec.routing_key, key),
-        "headers" => headers_match(&binding.arguments, headers),
-        _ => binding.spec.routing_key == key,
-    }
-}
-
-/// `*` is one word, `#` zero or more; words are separated by dots and may be empty.
-pub fn topic(pattern: &[u8], key: &[u8]) -> bool {
-    let pattern: Vec<&[u8]> = words(pattern);
-    let key: Vec<&[u8]> = words(key);
-    // Row by row, so that many `#` cost words × words and never more.
-    let mut row = vec![false; key.len() + 1];
-    row[0] = true;
-    for part in pattern {
-        let mut next = vec![false; key.len() + 1];
-        if part == b"#" {
-            let mut open = false;
-            for (at, reached) in row.iter().enumerate() {
-                open |= reached;
-                next[at] = open;
-            }
-        } else {
-            for at in 0..key.len() {
-                next[at + 1] = row[at] && (part == b"*" || part == key[at]);
+    /// True when messages with one key may go different ways from this exchange.
+    fn varies(&mut self, exchange: &str) -> Option<bool> {
+        let version = self.routes.version();
+        match self.exchanges.get(exchange)?.varies {
+            Some((at, varies)) if at == version => return Some(varies),
+            _ => {}
+        }
+        let (mut seen, mut open) = (HashSet::new(), vec![exchange]);
+        let mut varies = false;
+        while let Some(name) = open.pop() {
+            if let Some(exchange) = self.exchanges.get(name).filter(|_| seen.insert(name)) {
+                varies |= exchange.looks_inside();
+                open.extend(exchange.onward());
             }
         }
-        row = next;
+        self.exchanges.get_mut(exchange)?.varies = Some((version, varies));
+        Some(varies)
     }
-    row[key.len()]
-}
 
-fn words(text: &[u8]) -> Vec<&[u8]> {
-    if text.is_empty() {
-        Vec::new()
-    } else {
-        text.split(|&byte| byte == b'.').collect()
+    /// What is known of addresses counts no more: an exchange came, went or was changed.
+    pub fn forget_routes(&mut self) {
+        self.routes.forget();
     }
-}
 
-/// RabbitMQ's x-match: all (default), any, all-with-x, any-with-x; a void value asks for presence.
-fn headers_match(arguments: &Table, headers: Option<&Table>) -> bool {
-    let mode = arguments
-        .find("x-match")
-        .and_then(Value::as_text)
-        .unwrap_or("all");
-    let with_x = mode.ends_with("-with-x");
-    let mut wanted = arguments
-        .0
-        .iter()
-        .filter(|(key, _)| key != b"x-match" && (with_x || !key.starts_with(b"x-")));
-    let holds = |(key, value): &(Vec<u8>, Value)| {
-        let found = headers.and_then(|table| {
-            table
-                .0
-                .iter()
-                .find(|(name, _)| name == key)
-                .map(|(_, found)| found)
+    /// Adds a binding whose ends exist; false when it is there already, or an end is not.
+    pub fn bind(&mut self, spec: BindingSpec) -> bool {
+        let target = match spec.destination_kind {
+            DestinationKind::Queue => match self.queues.get(&spec.destination) {
+                Some(id) => Target::Queue(*id),
+                None => return false,
+            },
+            DestinationKind::Exchange => Target::Exchange(spec.destination.clone()),
+        };
+        let Some(exchange) = self.exchanges.get_mut(&spec.source) else {
+            return false;
+        };
+        if exchange.has(&spec) {
+            return false;
+        }
+        let spec = Arc::new(spec);
+        exchange.add(&spec, target.clone());
+        self.into.entry(target).or_default().insert(spec);
+        self.routes.forget();
+        true
+    }
+
+    /// Removes a binding; false when it was not there.
+    pub fn unbind(&mut self, spec: &BindingSpec) -> bool {
+        let exchange = self.exchanges.get_mut(&spec.source);
+        let Some((spec, target)) = exchange.and_then(|exchange| exchange.remove(spec)) else {
+            return false;
+        };
+        if let Some(known) = self.into.get_mut(&target) {
+            known.remove(&spec);
+            if known.is_empty() {
+                self.into.remove(&target);
+            }
+        }
+        self.routes.forget();
+        true
+    }
+
+    /// Removes the bindings that lead to something that goes; answers them.
+    pub fn unbind_all(&mut self, target: &Target) -> Vec<Arc<BindingSpec>> {
+        let Some(specs) = self.into.remove(target) else {
+            return Vec::new();
+        };
+        for spec in &specs {
+            if let Some(exchange) = self.exchanges.get_mut(&spec.source) {
+                exchange.remove(spec);
+            }
+        }
+        self.routes.forget();
+        specs.into_iter().collect()
+    }
+
+    /// Removes an exchange with the bindings of which it is the source; answers both.
+    pub fn remove(&mut self, exchange: &str) -> Option<(Exchange, Vec<Arc<BindingSpec>>)> {
+        let specs: Vec<_> = self.exchanges.get(exchange)?.bindings().cloned().collect();
+        specs.iter().for_each(|spec| {
+            self.unbind(spec);
         });
-        found.is_some_and(|found| matches!(value, Value::Void) || equal(value, found))
-    };
-    if mode.starts_with("any") {
-        wanted.any(holds)
-    } else {
-        wanted.all(holds)
+        self.routes.forget();
+        Some((self.exchanges.remove(exchange)?, specs))
     }
 }
 
@@ -176,28 +252,7 @@ pub fn equal(left: &Value, right: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn topic_words() {
-        for (pattern, key, expected) in [
-            ("a.*.c", "a.b.c", true),
-            ("a.*.c", "a.c", false),
-            ("a.#", "a", true),
-            ("a.#", "a.b.c", true),
-            ("#", "", true),
-            ("*", "", false),
-            ("#.b.#", "a.b.c", true),
-            ("*.*", "a.", true),
-            ("a.#.#.d", "a.d", true),
-            ("a.b", "a.b.c", false),
-        ] {
-            assert_eq!(
-                topic(pattern.as_bytes(), key.as_bytes()),
-                expected,
-                "{pattern} {key}"
-            );
-        }
-    }
-}
+mod measure;
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

@@ -1,0 +1,188 @@
+//! A publish: where it goes, and what becomes of a message that goes nowhere.
+//!
+//! Keeps: a run with one address is routed and appended once, unless its messages differ to an
+//! exchange on the way; an unroutable message that is mandatory is not confirmed here, so that its
+//! return comes first.
+//! In: `gateway::session`, `Store`.
+
+use super::*;
+use crate::topology::{Message, Queues, Way};
+
+/// Messages in a row with one address.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    pub vhost: &'a Arc<str>,
+    pub channel: Option<ChannelKey>,
+    pub block: &'a Arc<Block>,
+    /// Index of the first in the block.
+    pub first: u32,
+    pub count: u32,
+    /// Confirm number of the first; 0 for none.
+    pub confirm: u64,
+    pub mandatory: bool,
+    /// Routing keys beside the address's own: CC and BCC.
+    pub copies: &'a [Vec<u8>],
+}
+
+impl<'a> Run<'a> {
+    /// One message that nobody waits for.
+    pub fn alone(vhost: &'a Arc<str>, block: &'a Arc<Block>) -> Self {
+        Self {
+            vhost,
+            channel: None,
+            block,
+            first: 0,
+            count: 1,
+            confirm: 0,
+            mandatory: false,
+            copies: &[],
+        }
+    }
+
+    fn part(&self, offset: u32, count: u32) -> Self {
+        Self {
+            first: self.first + offset,
+            count,
+            confirm: match self.confirm {
+                0 => 0,
+                confirm => confirm + u64::from(offset),
+            },
+            ..*self
+        }
+    }
+
+    fn address(&self) -> &Address {
+        self.block.address(self.first as usize)
+    }
+}
+
+/// Mandatory messages that no queue wanted: runs of (index in the block, count).
+pub type Unroutable = Vec<(u32, u32)>;
+
+impl Shard {
+    /// Where a message goes; `None`: no such exchange.
+    pub(super) fn route(
+        &mut self,
+        vhost: &Arc<str>,
+        block: &Block,
+        index: usize,
+    ) -> Option<Queues> {
+        let names = self.vhosts.get_mut(vhost)?;
+        let address = block.address(index);
+        if let Some(queues) = names.way(address)?.queues {
+            return Some(queues);
+        }
+        let exchange = std::str::from_utf8(address.exchange()).ok()?;
+        names.look(exchange, &Message::new(block, index, &[]))
+    }
+
+    /// Publishes. Answers what must be returned to the publisher, and then be confirmed by the
+    /// caller; everything else is confirmed when it is safe.
+    ///
+    /// # Errors
+    /// `NotFound` when the exchange does not exist, `Refused` when it is internal.
+    pub fn publish(&mut self, run: &Run<'_>) -> Result<Unroutable> {
+        let way = self.way_in(run)?;
+        self.counters.published += u64::from(run.count);
+        let mut unroutable = Vec::new();
+        match way.queues.filter(|_| run.copies.is_empty()) {
+            Some(_) if self.is_reply(run) => {}
+            Some(queues) => self.pass(run, &queues, &mut unroutable),
+            None => self.publish_each(run, &mut unroutable),
+        }
+        Ok(unroutable)
+    }
+
+    /// The way of a client's messages, if they may go it.
+    fn way_in(&mut self, run: &Run<'_>) -> Result<Way> {
+        let address = run.address();
+        let names = self.vhosts.get_mut(run.vhost);
+        match names.and_then(|names| names.way(address)) {
+            Some(way) if !way.internal => Ok(way),
+            Some(_) => Err(internal_exchange(run.vhost, address)),
+            None => Err(missing_exchange(run.vhost, address)),
+        }
+    }
+
+    /// Messages that differ to an exchange: neighbours that go one way still go together.
+    fn publish_each(&mut self, run: &Run<'_>, unroutable: &mut Unroutable) {
+        let mut last: Option<(u32, Queues)> = None;
+        for offset in 0..run.count {
+            let queues = self.look(run, run.first + offset);
+            if let Some((from, known)) = last.take() {
+                if known.as_slice() == queues.as_slice() {
+                    last = Some((from, known));
+                    continue;
+                }
+                self.pass(&run.part(from, offset - from), &known, unroutable);
+            }
+            last = Some((offset, queues));
+        }
+        if let Some((from, queues)) = last {
+            self.pass(&run.part(from, run.count - from), &queues, unroutable);
+        }
+    }
+
+    fn look(&mut self, run: &Run<'_>, index: u32) -> Queues {
+        let exchange = std::str::from_utf8(run.address().exchange()).unwrap_or_default();
+        let message = Message::new(run.block, index as usize, run.copies);
+        let names = self.vhosts.get_mut(run.vhost);
+        names
+            .and_then(|names| names.look(exchange, &message))
+            .unwrap_or(Queues::None)
+    }
+
+    /// A run whose queues are known.
+    fn pass(&mut self, run: &Run<'_>, queues: &Queues, unroutable: &mut Unroutable) {
+        let queues = queues.as_slice();
+        if !queues.is_empty() {
+            let part = (run.first, run.count);
+            return self.append_all(queues, run.channel, run.block, part, run.confirm);
+        }
+        self.counters.unroutable += u64::from(run.count);
+        if run.mandatory {
+            self.counters.returned += u64::from(run.count);
+            unroutable.push((run.first, run.count));
+        } else {
+            self.confirm_now(run.channel, run.confirm, run.count, false);
+        }
+    }
+
+    /// True when the messages were replies, which have no queue.
+    fn is_reply(&mut self, run: &Run<'_>) -> bool {
+        let address = run.address();
+        if !address.exchange().is_empty() || !address.routing_key().starts_with(REPLY_TO.as_bytes())
+        {
+            return false;
+        }
+        let name = String::from_utf8_lossy(address.routing_key()).into_owned();
+        for index in run.first..run.first + run.count {
+            if !self.reply(&name, run.block, index as usize) {
+                return false;
+            }
+        }
+        let durable = name.starts_with(REPLY_TO_JOB);
+        self.confirm_now(run.channel, run.confirm, run.count, durable);
+        true
+    }
+}
+
+fn internal_exchange(vhost: &str, address: &Address) -> Error {
+    let name = String::from_utf8_lossy(address.exchange()).into_owned();
+    let detail = format!("cannot publish to internal exchange '{name}' in vhost '{vhost}'");
+    Error::Refused {
+        noun: Noun::Exchange,
+        name,
+        detail,
+    }
+}
+
+fn missing_exchange(vhost: &str, address: &Address) -> Error {
+    let name = String::from_utf8_lossy(address.exchange()).into_owned();
+    let detail = format!("no exchange '{name}' in vhost '{vhost}'");
+    Error::NotFound {
+        noun: Noun::Exchange,
+        name,
+        detail,
+    }
+}
