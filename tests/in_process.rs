@@ -125,49 +125,91 @@ impl Stage for InProcess {
 #[test]
 fn a_ttl_runs_on_over_a_restart() -> Result<()> {
     runtime()?.block_on(async {
-        simulation::follow_runtime();
-        let disk = Arc::new(Memory::new());
-        let before = InProcess::start_on(disk.clone()).await?;
-        let mut client = Client::new(before.connect().await?);
-        client.open(&Opening::default(), GOODBYE).await?;
-        client.open_channel(1, GOODBYE).await?;
         let dead_letters = vec![
             ("x-dead-letter-exchange".to_owned(), Value::str("")),
             ("x-dead-letter-routing-key".to_owned(), Value::str("dead")),
         ];
-        for (queue, arguments) in [("dead", Vec::new()), ("wait", dead_letters)] {
-            let declare = Method::named("queue.declare")?
-                .with("queue", Value::str(queue))?
-                .with("durable", Value::Bool(true))?
-                .with("arguments", Value::Table(arguments))?;
-            client.send(1, &declare, None).await?;
-            client.await_method(1, "queue.declare-ok", GOODBYE).await?;
-        }
-        let confirm = Method::named("confirm.select")?;
-        client.send(1, &confirm, None).await?;
-        client.await_method(1, "confirm.select-ok", GOODBYE).await?;
+        let durable = |method: Method| method.with("durable", Value::Bool(true));
+        let queue =
+            |name| durable(Method::named("queue.declare")?.with("queue", Value::str(name))?);
+        let declare = [
+            queue("dead")?,
+            queue("wait")?.with("arguments", Value::Table(dead_letters))?,
+        ];
         let publish = Method::named("basic.publish")?.with("routing-key", Value::str("wait"))?;
-        let mut content = Content::default();
-        for (name, value) in [
-            ("delivery-mode", Value::int(2)),
-            ("expiration", Value::str("60000")),
-        ] {
-            let at = position(name).context("a property")?;
-            content.properties[at] = Some(value);
-        }
-        client.send(1, &publish, Some(&content)).await?;
-        client.await_method(1, "basic.ack", GOODBYE).await?;
-        let after = InProcess::start_on(Arc::new(disk.crash())).await?;
-        let ready = |queue: &str| {
-            let found = after.store.stats().queues;
-            let found = found.iter().find(|stats| &*stats.name == queue);
-            found.map(|stats| stats.ready)
-        };
+        let property = ("expiration", Value::str("60000"));
+        let after = after_a_crash(&declare, &publish, property).await?;
         sleep(Duration::from_secs(59)).await;
-        assert_eq!((ready("wait"), ready("dead")), (Some(1), Some(0)));
+        assert_eq!(ready(&after, ["wait", "dead"]), [Some(1), Some(0)]);
         sleep(Duration::from_secs(2)).await;
-        assert_eq!((ready("wait"), ready("dead")), (Some(0), Some(1)));
+        assert_eq!(ready(&after, ["wait", "dead"]), [Some(0), Some(1)]);
         Ok(())
+    })
+}
+
+/// What an exchange delays is a row like any other.
+#[test]
+fn a_delay_runs_on_over_a_restart() -> Result<()> {
+    runtime()?.block_on(async {
+        let durable = |method: Method| method.with("durable", Value::Bool(true));
+        let inner = vec![("x-delayed-type".to_owned(), Value::str("fanout"))];
+        let declare = [
+            durable(Method::named("exchange.declare")?.with("exchange", Value::str("later"))?)?
+                .with("type", Value::str("x-delayed-message"))?
+                .with("arguments", Value::Table(inner))?,
+            durable(Method::named("queue.declare")?.with("queue", Value::str("q"))?)?,
+            Method::named("queue.bind")?
+                .with("queue", Value::str("q"))?
+                .with("exchange", Value::str("later"))?,
+        ];
+        let publish = Method::named("basic.publish")?.with("exchange", Value::str("later"))?;
+        let delay = Value::Table(vec![("x-delay".to_owned(), Value::int(60_000))]);
+        let after = after_a_crash(&declare, &publish, ("headers", delay)).await?;
+        sleep(Duration::from_secs(59)).await;
+        assert_eq!(ready(&after, ["q"]), [Some(0)]);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(ready(&after, ["q"]), [Some(1)]);
+        Ok(())
+    })
+}
+
+/// Declares, publishes one persistent message, waits for its confirm, and crashes.
+async fn after_a_crash(
+    declare: &[Method],
+    publish: &Method,
+    property: (&str, Value),
+) -> Result<InProcess> {
+    simulation::follow_runtime();
+    let disk = Arc::new(Memory::new());
+    let before = InProcess::start_on(disk.clone()).await?;
+    let mut client = Client::new(before.connect().await?);
+    client.open(&Opening::default(), GOODBYE).await?;
+    client.open_channel(1, GOODBYE).await?;
+    for method in declare {
+        client.send(1, method, None).await?;
+        client
+            .await_method(1, &format!("{}-ok", method.spec.name), GOODBYE)
+            .await?;
+    }
+    let confirm = Method::named("confirm.select")?;
+    client.send(1, &confirm, None).await?;
+    client.await_method(1, "confirm.select-ok", GOODBYE).await?;
+    let mut content = Content::default();
+    for (name, value) in [("delivery-mode", Value::int(2)), property] {
+        let at = position(name).context("a property")?;
+        content.properties[at] = Some(value);
+    }
+    client.send(1, publish, Some(&content)).await?;
+    client.await_method(1, "basic.ack", GOODBYE).await?;
+    InProcess::start_on(Arc::new(disk.crash())).await
+}
+
+/// Ready messages of queues.
+fn ready<const N: usize>(server: &InProcess, queues: [&str; N]) -> [Option<u64>; N] {
+    let found = server.store.stats().queues;
+    queues.map(|queue| {
+        let found = found.iter().find(|stats| &*stats.name == queue);
+        found.map(|stats| stats.ready)
     })
 }
 

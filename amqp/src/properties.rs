@@ -179,6 +179,11 @@ pub fn message_id(raw: &[u8]) -> Option<&[u8]> {
     one(raw, 8)
 }
 
+/// Eight bytes, as on the wire.
+pub fn timestamp(raw: &[u8]) -> Option<&[u8]> {
+    one(raw, TIMESTAMP)
+}
+
 pub fn user_id(raw: &[u8]) -> Option<&[u8]> {
     one(raw, 11)
 }

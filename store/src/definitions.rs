@@ -392,7 +392,7 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     let number = value.as_i64().map(|n| n.to_string());
     let text = number.or_else(|| value.as_text().map(str::to_owned));
     let flag = match value {

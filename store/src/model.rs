@@ -95,7 +95,7 @@ pub struct PermissionSpec {
 pub struct ExchangeSpec {
     pub vhost: Arc<str>,
     pub name: Arc<str>,
-    /// `direct`, `fanout`, `topic` or `headers`.
+    /// The exchange type, e.g. `direct`.
     pub kind: String,
     pub durable: bool,
     pub auto_delete: bool,

@@ -27,6 +27,7 @@ use crate::topology::Vhost;
 use crate::topology::arguments::Arguments;
 
 mod commit;
+mod delay;
 mod deliver;
 mod lifecycle;
 mod publish;
@@ -34,6 +35,8 @@ mod reply;
 mod route;
 mod settle;
 pub(crate) mod time;
+
+use time::later;
 
 pub use route::{Run, Unroutable};
 
@@ -93,6 +96,7 @@ pub struct Counters {
     pub acked: u64,
     pub retried: u64,
     pub expired: u64,
+    pub deduplicated: u64,
     pub dead_lettered: BTreeMap<&'static str, u64>,
     pub commits: u64,
     pub late: u64,
@@ -158,6 +162,8 @@ pub(crate) struct Queue {
     spilled: bool,
     /// In `Shard::timed`.
     watched: bool,
+    /// The exchange whose delayed messages it keeps: it has no name for clients, and no consumer.
+    delays_for: Option<Arc<str>>,
 }
 
 struct Ticket {

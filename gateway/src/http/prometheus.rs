@@ -170,6 +170,11 @@ impl Page {
                 counters.expired,
             ),
             (
+                "messages_deduplicated",
+                "Duplicates that an exchange confirmed and dropped.",
+                counters.deduplicated,
+            ),
+            (
                 "messages_quarantined",
                 "Damaged messages that were set aside.",
                 counters.quarantined,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use amqp::field::Table;
 
-use super::{failed, kind_of, not_found, plain, refused, same_arguments};
+use super::{QueueDeclare, failed, not_found, refused, same_arguments};
 use crate::error::{Noun, Result};
 use crate::log::batch::DefinitionChange;
 use crate::model::*;
 use crate::shard::Shard;
-use crate::topology::{Exchange, Target};
+use crate::topology::{Exchange, Target, delay};
 
 /// Exchanges that every vhost has: (name, type, internal).
 const PREDECLARED: [(&str, &str, bool); 7] = [
@@ -110,9 +110,18 @@ impl Shard {
                 .definitions
                 .push(DefinitionChange::PutExchange(spec));
         }
+        let delays = exchange.delays();
         if let Some(names) = self.vhosts.get_mut(vhost) {
             names.exchanges.insert(exchange.spec.name.clone(), exchange);
             names.forget_routes();
+        }
+        if delays {
+            let keeper = QueueDeclare {
+                name: delay::queue_name(name),
+                durable: ask.durable,
+                ..QueueDeclare::default()
+            };
+            self.create_queue(vhost, &keeper, false)?;
         }
         Ok(ask.durable)
     }
@@ -152,6 +161,9 @@ impl Shard {
                 continue;
             };
             let into = names.unbind_all(&Target::Exchange(name));
+            if let Some(keeper) = exchange.delay_queue() {
+                self.drop_queue(keeper);
+            }
             going.extend(self.emptied(vhost, &into));
             self.forget_bindings(from);
             self.forget_bindings(into);
@@ -190,23 +202,42 @@ impl Shard {
     pub fn bind(&mut self, mut spec: BindingSpec) -> Result<bool> {
         self.check_ends(&spec)?;
         sort_arguments(&mut spec);
-        if self
-            .exchange(&spec.vhost, &spec.source)
-            .is_some_and(|exchange| exchange.spec.kind == "headers")
-        {
-            check_match(&spec)?;
+        if let Some(exchange) = self.exchange(&spec.vhost, &spec.source) {
+            let checked = exchange.check(&spec);
+            checked.map_err(|detail| failed(Noun::Binding, &spec.source, detail))?;
         }
         let durable = self.is_durable(&spec);
         let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
             return Ok(false);
         };
-        let bound = names.bind(spec.clone());
-        if bound && durable {
+        if !names.bind(spec.clone()) {
+            return Ok(false);
+        }
+        self.tell_history(&spec);
+        if durable {
             self.pending
                 .definitions
                 .push(DefinitionChange::PutBinding(spec));
         }
-        Ok(bound && durable)
+        Ok(durable)
+    }
+
+    /// Whoever binds to an exchange that remembers gets what it remembers.
+    fn tell_history(&mut self, binding: &BindingSpec) {
+        let exchange = self.exchange(&binding.vhost, &binding.source);
+        let messages = exchange.map(Exchange::history).unwrap_or_default();
+        for block in messages {
+            match binding.destination_kind {
+                DestinationKind::Queue => {
+                    if let Ok(id) = self.find(&binding.vhost, &binding.destination) {
+                        self.append_all(&[id], None, &block, (0, 1), 0);
+                    }
+                }
+                DestinationKind::Exchange => {
+                    self.pass_on(&binding.vhost, &binding.destination, &block);
+                }
+            }
+        }
     }
 
     /// Unbinds; a binding that is not there is no error.
@@ -321,23 +352,4 @@ fn same_exchange(known: &ExchangeSpec, ask: &ExchangeDeclare) -> Result<()> {
     let current = Table::parse(&known.arguments).unwrap_or_default();
     let noun = Noun::Exchange;
     same_arguments(noun, name, vhost, &ask.arguments, &current, &COMPARED)
-}
-
-fn check_match(spec: &BindingSpec) -> Result<()> {
-    let table = Table::parse(&spec.arguments).unwrap_or_default();
-    let Some(value) = table.find("x-match") else {
-        return Ok(());
-    };
-    let detail = match value.as_text() {
-        Some("all" | "any" | "all-with-x" | "any-with-x") => return Ok(()),
-        Some(other) => format!(
-            "Invalid x-match field value {other}; expected all, any, all-with-x, or any-with-x"
-        ),
-        None => format!(
-            "Invalid x-match field type {} (value {}); expected longstr",
-            kind_of(value),
-            plain(value)
-        ),
-    };
-    Err(failed(Noun::Binding, &spec.source, detail))
 }

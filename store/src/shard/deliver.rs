@@ -71,6 +71,9 @@ impl Shard {
                 return;
             };
             if queue.log.ready() == 0 || queue.consumers.is_empty() {
+                if queue.delays_for.is_some() {
+                    self.send_on(id);
+                }
                 return;
             }
             let sessions = &mut self.sessions;

@@ -3,6 +3,7 @@
 //! In: `definitions`, recovery.
 
 use super::*;
+use crate::topology::delay;
 
 impl Shard {
     pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
@@ -13,8 +14,14 @@ impl Shard {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;
         }
+        let delays_for: Option<Arc<str>> = delay::exchange_of(&spec.name).map(Into::into);
         if let Some(names) = self.vhosts.get_mut(&spec.vhost) {
-            names.queues.insert(spec.name.clone(), id);
+            match &delays_for {
+                Some(exchange) => names.set_delay_queue(exchange, id),
+                None => {
+                    names.queues.insert(spec.name.clone(), id);
+                }
+            }
         }
         let queue = Queue {
             spec,
@@ -30,6 +37,7 @@ impl Shard {
             idle_since: clock::now(),
             spilled: false,
             watched: false,
+            delays_for,
         };
         self.queues.insert(id, queue);
         self.watch(id);

@@ -6,7 +6,7 @@
 use super::*;
 
 impl Shard {
-    pub(super) fn append_all(
+    pub(crate) fn append_all(
         &mut self,
         queues: &[QueueId],
         key: Option<ChannelKey>,
@@ -17,8 +17,11 @@ impl Shard {
         let now = clock::now();
         let persistent = block.entries[first as usize].flags & Entry::PERSISTENT != 0;
         let piece = Piece::new(0, count, block.clone(), first, now);
+        // What is delayed is written whatever its delivery mode: it may wait for long.
         let durable = |shard: &Self, id: &QueueId| {
-            persistent && shard.queues.get(id).is_some_and(|queue| queue.spec.durable)
+            shard.queues.get(id).is_some_and(|queue| {
+                queue.spec.durable && (persistent || queue.delays_for.is_some())
+            })
         };
         let saved = queues.iter().filter(|id| durable(self, id)).count() as u32;
         let refused = queues.iter().any(|id| self.is_full(*id));
@@ -56,6 +59,10 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(id) else {
                 continue;
             };
+            if queue.delays_for.is_some() {
+                self.hold_back(*id, block, (first, count), now);
+                continue;
+            }
             let mut piece = piece.clone();
             piece.persistent = persistent && queue.spec.durable;
             piece.ticket = if piece.persistent { ticket } else { 0 };
@@ -84,6 +91,10 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
+            if queue.delays_for.is_some() {
+                self.hold_back(id, block, (0, 1), now);
+                continue;
+            }
             if !queue.spec.durable {
                 held.push(Held {
                     queue: id,

@@ -6,7 +6,7 @@
 //! In: `gateway::session`, `Store`.
 
 use super::*;
-use crate::topology::{Message, Queues, Way};
+use crate::topology::{Message, Moment, Queues, Way};
 
 /// Messages in a row with one address.
 #[derive(Clone, Copy)]
@@ -67,13 +67,23 @@ impl Shard {
         block: &Block,
         index: usize,
     ) -> Option<Queues> {
+        let moment = self.moment();
         let names = self.vhosts.get_mut(vhost)?;
         let address = block.address(index);
         if let Some(queues) = names.way(address)?.queues {
             return Some(queues);
         }
         let exchange = std::str::from_utf8(address.exchange()).ok()?;
-        names.look(exchange, &Message::new(block, index, &[]))
+        names.look(exchange, &Message::new(block, index, &[], moment))
+    }
+
+    /// Lets an exchange pass on a message that was addressed to another one.
+    pub(crate) fn pass_on(&mut self, vhost: &str, exchange: &str, block: &Arc<Block>) {
+        let message = Message::new(block, 0, &[], self.moment());
+        let names = self.vhosts.get_mut(vhost);
+        if let Some(queues) = names.and_then(|names| names.look(exchange, &message)) {
+            self.append_all(queues.as_slice(), None, block, (0, 1), 0);
+        }
     }
 
     /// Publishes. Answers what must be returned to the publisher, and then be confirmed by the
@@ -110,7 +120,7 @@ impl Shard {
         for offset in 0..run.count {
             let queues = self.look(run, run.first + offset);
             if let Some((from, known)) = last.take() {
-                if known.as_slice() == queues.as_slice() {
+                if known == queues {
                     last = Some((from, known));
                     continue;
                 }
@@ -125,7 +135,7 @@ impl Shard {
 
     fn look(&mut self, run: &Run<'_>, index: u32) -> Queues {
         let exchange = std::str::from_utf8(run.address().exchange()).unwrap_or_default();
-        let message = Message::new(run.block, index as usize, run.copies);
+        let message = Message::new(run.block, index as usize, run.copies, self.moment());
         let names = self.vhosts.get_mut(run.vhost);
         names
             .and_then(|names| names.look(exchange, &message))
@@ -134,10 +144,13 @@ impl Shard {
 
     /// A run whose queues are known.
     fn pass(&mut self, run: &Run<'_>, queues: &Queues, unroutable: &mut Unroutable) {
-        let queues = queues.as_slice();
-        if !queues.is_empty() {
-            let part = (run.first, run.count);
+        if !queues.as_slice().is_empty() {
+            let (queues, part) = (queues.as_slice(), (run.first, run.count));
             return self.append_all(queues, run.channel, run.block, part, run.confirm);
+        }
+        if let Queues::Dropped = queues {
+            self.counters.deduplicated += u64::from(run.count);
+            return self.confirm_now(run.channel, run.confirm, run.count, false);
         }
         self.counters.unroutable += u64::from(run.count);
         if run.mandatory {
@@ -145,6 +158,18 @@ impl Shard {
             unroutable.push((run.first, run.count));
         } else {
             self.confirm_now(run.channel, run.confirm, run.count, false);
+        }
+    }
+
+    /// Time and chance, for routing.
+    pub(super) fn moment(&mut self) -> Moment {
+        self.chance = self
+            .chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        Moment {
+            now: clock::now(),
+            chance: self.chance,
         }
     }
 

@@ -11,7 +11,8 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else {
                 return;
             };
-            if queue.log.ready() == 0 {
+            // What an exchange delayed begins to age in the queue where it arrives.
+            if queue.log.ready() == 0 || queue.delays_for.is_some() {
                 return;
             }
             let ttl = queue.arguments.message_ttl_ms;
@@ -177,7 +178,7 @@ impl Shard {
 }
 
 /// So many milliseconds after an instant; whoever asks for more than there is gets the end of time.
-fn later(at: Micros, ms: u64) -> Micros {
+pub(super) fn later(at: Micros, ms: u64) -> Micros {
     let span = i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000);
     at.saturating_add(span)
 }

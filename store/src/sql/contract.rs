@@ -348,7 +348,7 @@ fn other_definitions() -> Vec<DefinitionChange> {
         DefinitionChange::PutUser(user),
         DefinitionChange::PutPermission(permission),
         DefinitionChange::PutExchange(exchange("logs", "topic")),
-        DefinitionChange::PutExchange(exchange("inner", "fanout")),
+        DefinitionChange::PutExchange(exchange("inner", "x-consistent-hash")),
         DefinitionChange::PutBinding(binding("q1", b"a.#")),
         DefinitionChange::PutBinding(BindingSpec {
             destination_kind: DestinationKind::Exchange,
@@ -395,7 +395,7 @@ async fn definitions_come_back_in_order(bench: Bench) {
     assert_eq!(image.vhosts, [VhostSpec { name: "/".into() }]);
     let names: Vec<_> = image.exchanges.iter().map(|row| &*row.name).collect();
     assert_eq!(names, ["inner", "logs"]);
-    assert_eq!(image.exchanges[0].kind, "fanout");
+    assert_eq!(image.exchanges[0].kind, "x-consistent-hash");
     assert!(image.exchanges[0].internal && !image.exchanges[1].internal);
     assert_eq!(image.users[0].password_hash, "aGFzaA==");
     assert_eq!(image.permissions[0].write, "^a");

@@ -6,14 +6,32 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use amqp::content::Block;
 use amqp::field::{Table, Value};
 use foldhash::fast::RandomState;
 
 use super::Message;
+use super::delay::{self, Delay};
+use super::duplicates::Seen;
+use super::history::History;
 use super::router::Router;
 use super::target::{Found, Target};
 use crate::definitions::kind_of;
-use crate::model::{BindingSpec, ExchangeSpec};
+use crate::model::{BindingSpec, ExchangeSpec, QueueId};
+
+/// Exchange types; beside them there is `delay::KIND`, which delays one of these.
+const KINDS: [&str; 10] = [
+    "direct",
+    "fanout",
+    "topic",
+    "headers",
+    "x-consistent-hash",
+    "x-modulus-hash",
+    "x-random",
+    "x-local-random",
+    "x-recent-history",
+    "x-message-deduplication",
+];
 
 pub struct Exchange {
     pub spec: ExchangeSpec,
@@ -22,6 +40,9 @@ pub struct Exchange {
     /// Exchanges that bindings lead to, with the number of bindings.
     onward: HashMap<Arc<str>, u32, RandomState>,
     router: Router,
+    seen: Option<Seen>,
+    history: Option<History>,
+    delay: Option<Delay>,
     /// Whether messages with one key may go different ways from here, and the version of the
     /// topology for which that was found out.
     pub(super) varies: Option<(u64, bool)>,
@@ -29,16 +50,23 @@ pub struct Exchange {
 
 impl Exchange {
     pub fn has_type(kind: &str) -> bool {
-        Router::of(kind).is_some()
+        kind == delay::KIND || KINDS.contains(&kind)
     }
 
     /// # Errors
     /// Why there can be no such exchange, in RabbitMQ's words.
     pub fn new(spec: ExchangeSpec) -> Result<Self, String> {
         let arguments = Table::parse(&spec.arguments).unwrap_or_default();
-        let Some(router) = Router::of(&spec.kind) else {
-            return Err(format!("unknown exchange type '{}'", spec.kind));
+        let delays = spec.kind == delay::KIND;
+        let kind = if delays {
+            delay::inner_kind(&arguments)?
+        } else {
+            spec.kind.as_str()
         };
+        let router = Router::of(kind, &arguments)?;
+        let asked = arguments.find("x-message-deduplication") == Some(&Value::Bool(true));
+        let seen = (kind == "x-message-deduplication" || asked).then(|| Seen::parse(&arguments));
+        let history = (kind == "x-recent-history").then(|| History::parse(&arguments));
         let alternate = match arguments.find("alternate-exchange") {
             None => None,
             Some(Value::LongStr(name)) => Some(String::from_utf8_lossy(name).into_owned()),
@@ -57,6 +85,9 @@ impl Exchange {
             bindings: HashMap::default(),
             onward: HashMap::default(),
             router,
+            seen: seen.transpose()?,
+            history: history.transpose()?,
+            delay: delays.then(Delay::default),
             varies: None,
         })
     }
@@ -97,13 +128,56 @@ impl Exchange {
         Some((spec, target))
     }
 
+    /// # Errors
+    /// Why there can be no such binding, in the words of RabbitMQ and its plug-ins.
+    pub fn check(&self, binding: &BindingSpec) -> Result<(), String> {
+        self.router.check(binding)
+    }
+
+    /// What it remembers for whoever binds, oldest first.
+    pub fn history(&self) -> Vec<Arc<Block>> {
+        self.history
+            .as_ref()
+            .map_or_else(Vec::new, History::messages)
+    }
+
+    /// True when it keeps delayed messages, in a queue of its own.
+    pub fn delays(&self) -> bool {
+        self.delay.is_some()
+    }
+
+    /// The queue that keeps its delayed messages.
+    pub fn delay_queue(&self) -> Option<QueueId> {
+        self.delay.as_ref()?.queue
+    }
+
+    pub(super) fn set_delay_queue(&mut self, queue: QueueId) {
+        if let Some(delay) = &mut self.delay {
+            delay.queue = Some(queue);
+        }
+    }
+
     pub(super) fn find(&mut self, message: &Message<'_>, found: &mut Found) {
+        if let Some(queue) = self.delay_queue()
+            && message.is_delayed()
+        {
+            return found.queues.push(queue);
+        }
+        if let Some(seen) = &mut self.seen
+            && seen.is_duplicate(message.headers(), message.moment.now)
+        {
+            found.dropped = true;
+            return;
+        }
+        if let Some(history) = &mut self.history {
+            history.remember(message);
+        }
         self.router.find(message, found);
     }
 
     /// True when messages with equal routing keys may go different ways, wherever they come from.
     pub(super) fn looks_inside(&self) -> bool {
-        self.router.varies()
+        self.router.varies() || self.seen.is_some() || self.history.is_some() || self.delays()
     }
 
     /// Exchanges that a message may go on to from here.

@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::equal;
 use super::target::{Found, Target};
+use crate::definitions::{kind_of, plain};
 use crate::model::BindingSpec;
 
 struct Rule {
@@ -114,6 +115,26 @@ impl Rule {
         } else {
             self.wanted.iter().all(holds)
         }
+    }
+}
+
+/// # Errors
+/// RabbitMQ's words against an `x-match` that is none.
+pub(super) fn check(arguments: &[u8]) -> Result<(), String> {
+    let table = Table::parse(arguments).unwrap_or_default();
+    let Some(value) = table.find("x-match") else {
+        return Ok(());
+    };
+    match value.as_text() {
+        Some("all" | "any" | "all-with-x" | "any-with-x") => Ok(()),
+        Some(other) => Err(format!(
+            "Invalid x-match field value {other}; expected all, any, all-with-x, or any-with-x"
+        )),
+        None => Err(format!(
+            "Invalid x-match field type {} (value {}); expected longstr",
+            kind_of(value),
+            plain(value)
+        )),
     }
 }
 

@@ -13,11 +13,15 @@ use amqp::field::{Table, Value};
 use amqp::properties;
 use foldhash::fast::RandomState;
 
-use crate::model::{BindingSpec, DestinationKind, QueueId};
+use crate::model::{BindingSpec, DestinationKind, Micros, QueueId};
 
 pub mod arguments;
+pub mod delay;
+mod duplicates;
 mod exchange;
+mod hash;
 mod headers;
+mod history;
 mod router;
 mod routes;
 mod target;
@@ -38,13 +42,24 @@ pub struct Message<'a> {
     /// Absent where only the key counts.
     content: Option<(&'a Block, usize)>,
     headers: OnceCell<Table>,
+    moment: Moment,
+    /// Its delay is over, or counts for nothing.
+    undelayed: bool,
+}
+
+/// What is handed to routing from outside, so that it reads no clock and throws no dice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    pub now: Micros,
+    pub chance: u64,
 }
 
 impl<'a> Message<'a> {
-    pub fn new(block: &'a Block, index: usize, copies: &'a [Vec<u8>]) -> Self {
+    pub fn new(block: &'a Block, index: usize, copies: &'a [Vec<u8>], moment: Moment) -> Self {
         Self {
             copies,
             content: Some((block, index)),
+            moment,
             ..Self::any_with(block.address(index).routing_key())
         }
     }
@@ -56,7 +71,21 @@ impl<'a> Message<'a> {
             copies: &[],
             content: None,
             headers: OnceCell::new(),
+            moment: Moment::default(),
+            undelayed: false,
         }
+    }
+
+    /// As a message whose delay is over.
+    pub fn undelayed(self) -> Self {
+        Self {
+            undelayed: true,
+            ..self
+        }
+    }
+
+    fn is_delayed(&self) -> bool {
+        !self.undelayed && delay::span_ms(self.headers()).is_some()
     }
 
     fn keys(&self) -> impl Iterator<Item = &[u8]> {
@@ -65,11 +94,24 @@ impl<'a> Message<'a> {
 
     fn headers(&self) -> &Table {
         self.headers.get_or_init(|| {
-            let raw = self.content.map(|(block, index)| block.properties(index));
-            raw.and_then(properties::headers)
+            properties::headers(self.properties())
                 .and_then(|raw| Table::parse(raw).ok())
                 .unwrap_or_default()
         })
+    }
+
+    fn properties(&self) -> &[u8] {
+        let content = self.content;
+        content.map_or(&[], |(block, index)| block.properties(index))
+    }
+}
+
+impl From<Found> for Queues {
+    fn from(found: Found) -> Self {
+        match Self::of(found.queues) {
+            Self::None if found.dropped => Self::Dropped,
+            queues => queues,
+        }
     }
 }
 
@@ -129,7 +171,7 @@ impl Vhost {
         };
         first.find(message, &mut found);
         if found.exchanges.is_empty() && (found.len() > 0 || first.alternate.is_none()) {
-            return Queues::of(found.queues);
+            return found.into();
         }
         let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
         seen.insert(first.spec.name.clone());
@@ -153,7 +195,7 @@ impl Vhost {
                     .extend(exchange.alternate.as_deref().map(Into::into));
             }
         }
-        Queues::of(found.queues)
+        found.into()
     }
 
     /// True when messages with one key may go different ways from this exchange.
@@ -173,6 +215,13 @@ impl Vhost {
         }
         self.exchanges.get_mut(exchange)?.varies = Some((version, varies));
         Some(varies)
+    }
+
+    /// The queue that keeps an exchange's delayed messages.
+    pub fn set_delay_queue(&mut self, exchange: &str, queue: QueueId) {
+        if let Some(exchange) = self.exchanges.get_mut(exchange) {
+            exchange.set_delay_queue(queue);
+        }
     }
 
     /// What is known of addresses counts no more: an exchange came, went or was changed.

@@ -19,9 +19,11 @@ const ROUTES_MAX: usize = 65_536;
 const QUEUES_PER_UNIT: usize = 16;
 
 /// Queues that a message reaches, each once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Queues {
     None,
+    /// None, because an exchange knew the message already: it is not unroutable.
+    Dropped,
     One(QueueId),
     Many(Arc<[QueueId]>),
 }
@@ -43,7 +45,7 @@ impl Queues {
 
     pub fn as_slice(&self) -> &[QueueId] {
         match self {
-            Self::None => &[],
+            Self::None | Self::Dropped => &[],
             Self::One(id) => std::slice::from_ref(id),
             Self::Many(ids) => ids,
         }

@@ -54,6 +54,8 @@ impl Targets {
 pub(super) struct Found {
     pub(super) queues: Vec<QueueId>,
     pub(super) exchanges: Vec<Arc<str>>,
+    /// An exchange took the message and dropped it, so that it is not unroutable.
+    pub(super) dropped: bool,
 }
 
 impl Found {
@@ -64,7 +66,8 @@ impl Found {
         }
     }
 
+    /// Rises with everything that is found.
     pub(super) fn len(&self) -> usize {
-        self.queues.len() + self.exchanges.len()
+        self.queues.len() + self.exchanges.len() + usize::from(self.dropped)
     }
 }

@@ -51,7 +51,7 @@ fn reached(vhost: &mut Vhost, exchange: &str, key: &str) -> Vec<u64> {
     let mut block = Block::default();
     block.push(&address, &[0, 0], b"");
     let numbers = |queues: Queues| queues.as_slice().iter().map(|id| id.0).collect::<Vec<_>>();
-    let looked = vhost.look(exchange, &Message::new(&block, 0, &[]));
+    let looked = vhost.look(exchange, &Message::new(&block, 0, &[], Moment::default()));
     let looked = numbers(looked.expect("the exchange is there"));
     for asked in ["found out", "remembered"] {
         if let Some(queues) = vhost.way(&address).and_then(|way| way.queues) {

@@ -28,6 +28,7 @@ migrations! {
     3 = "0003_jobs",
     4 = "0004_schedules",
     5 = "0005_damage",
+    7 = "0007_exchange_types",
 }
 
 /// Brings the schema up to date. Idempotent.

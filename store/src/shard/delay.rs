@@ -1,0 +1,80 @@
+//! Messages that an `x-delayed-message` exchange holds back.
+//!
+//! Keeps: each waits in a row of the exchange's own queue, so that a restart does not lose it; when
+//! its time has come it moves on to the queues that the exchange then leads to, in one commit.
+//! In: `append_all` and `hold` put messages here; `pump` sends them on.
+
+use super::*;
+use crate::topology::{Message, delay};
+
+impl Shard {
+    /// Holds messages back in the queue of their exchange.
+    pub(super) fn hold_back(
+        &mut self,
+        id: QueueId,
+        block: &Block,
+        (first, count): (u32, u32),
+        now: Micros,
+    ) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        for index in first as usize..(first + count) as usize {
+            let Some((ms, raw)) = delay::take_span(block, index) else {
+                continue;
+            };
+            let due_at = later(now, ms);
+            let mut copy = Block::default();
+            copy.push_copy(block, index, block.address(index), Some(&raw));
+            let seq = queue.log.reserve();
+            queue.log.waiting.insert(seq, due_at);
+            if !queue.spec.durable {
+                let piece = Piece::new(seq, 1, Arc::new(copy), 0, due_at);
+                queue.log.parked.insert(seq, piece);
+                continue;
+            }
+            queue.log.stragglers.insert(seq);
+            let mut encoder = segment::Encoder::default();
+            encoder.push(&copy, 0, 0, 0);
+            let (index, data) = encoder.finish();
+            self.pending.waiting.push(WaitingRow {
+                queue: id,
+                seq,
+                due_at,
+                attempt: 0,
+                index,
+                data,
+            });
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
+        self.watch(id);
+    }
+
+    /// Sends on what has waited long enough.
+    pub(super) fn send_on(&mut self, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id).filter(|q| q.log.ready() > 0) else {
+                return;
+            };
+            let Some(exchange) = queue.delays_for.clone() else {
+                return;
+            };
+            let vhost = queue.spec.vhost.clone();
+            let Take::Run { piece, .. } = queue.log.take_head() else {
+                return;
+            };
+            let moment = self.moment();
+            let index = piece.index(0);
+            let message = Message::new(&piece.block, index, &[], moment).undelayed();
+            let names = self.vhosts.get_mut(&vhost);
+            match names.and_then(|names| names.look(&exchange, &message)) {
+                Some(queues) if !queues.as_slice().is_empty() => {
+                    let part = (index as u32, 1);
+                    self.append_all(queues.as_slice(), None, &piece.block, part, 0);
+                }
+                _ => self.counters.unroutable += 1,
+            }
+            self.settle(id, piece.first, 1);
+        }
+    }
+}
