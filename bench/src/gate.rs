@@ -24,6 +24,9 @@ const CPU: [&str; 2] = ["persistent-confirm2000-ack100-16", "transient-autoack-1
 const CPU_US_MAX: f64 = 1.0;
 const LATENCY: [&str; 2] = ["latency-2000-persistent", "latency-2000"];
 const LATENCY_SHARE_MAX: f64 = 0.5;
+const TOPICS: [&str; 2] = ["topic-1", "topic-1000"];
+/// Routing through 1,000 bindings may cost twice what one costs.
+const TOPICS_CPU_MAX: f64 = 2.0;
 const RSS_MIB_MAX: f64 = 300.0 * 1e6 / 1_048_576.0;
 const RESTART_S_MAX: f64 = 3.0;
 const CALLS_PER_S_MIN: f64 = 5_000.0;
@@ -55,6 +58,12 @@ pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
             .map(|(ours, peer)| ours / peer);
         let demand = format!("{name}: p99 as a share of RabbitMQ's");
         verdicts.push(at_most(&demand, share, LATENCY_SHARE_MAX));
+    }
+    if TOPICS.into_iter().all(ran) {
+        let [one, many] = TOPICS.map(|name| ours(name).and_then(|row| row.broker_cpu_us));
+        let cost = many.zip(one).map(|(many, one)| many / one);
+        let demand = "topic-1000: broker CPU per message, as a multiple of topic-1's";
+        verdicts.push(at_most(demand, cost, TOPICS_CPU_MAX));
     }
     if ran("backlog-5m-fill") {
         let rss = ours("backlog-5m-fill").and_then(|row| row.rss_peak_mib);

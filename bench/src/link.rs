@@ -118,11 +118,11 @@ impl Link {
         Ok(fields.u32()?)
     }
 
-    pub(crate) fn declare_fanout(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn declare_exchange(&mut self, name: &str, kind: &str) -> Result<()> {
         let request = Method::new(method::EXCHANGE_DECLARE)
             .u16(0)
             .short(name)
-            .short("fanout")
+            .short(kind)
             .u8(0)
             .flags(&[]);
         self.call(&request, method::EXCHANGE_DECLARE_OK)
@@ -130,12 +130,12 @@ impl Link {
         Ok(())
     }
 
-    pub(crate) fn bind(&mut self, queue: &str, exchange: &str) -> Result<()> {
+    pub(crate) fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<()> {
         let request = Method::new(method::QUEUE_BIND)
             .u16(0)
             .short(queue)
             .short(exchange)
-            .short("")
+            .short(key)
             .u8(0)
             .flags(&[]);
         self.call(&request, method::QUEUE_BIND_OK)

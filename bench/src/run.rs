@@ -29,7 +29,9 @@ const LEAD_BYTES_MAX: u64 = 512 << 20;
 /// The drain is over when so long nothing arrived.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const WATCH: Duration = Duration::from_millis(5);
-const EXCHANGE: &str = "bench-fanout";
+const EXCHANGE: &str = "bench-exchange";
+/// Matches the last of the bindings of a topic workload, and no other.
+const TOPIC: &str = "stock.0.europe.berlin";
 
 /// How long the parts of a run take.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +74,15 @@ fn declare(broker: &Broker, workload: &Workload) -> Result<Vec<String>> {
         link.declare_queue(queue, kind)?;
     }
     if let Shape::Fanout { .. } = workload.shape {
-        link.declare_fanout(EXCHANGE)?;
+        link.declare_exchange(EXCHANGE, "fanout")?;
         for queue in &queues {
-            link.bind(queue, EXCHANGE)?;
+            link.bind(queue, EXCHANGE, "")?;
+        }
+    }
+    if let Shape::Topic { bindings } = workload.shape {
+        link.declare_exchange(EXCHANGE, "topic")?;
+        for number in (0..bindings).rev() {
+            link.bind(&queues[0], EXCHANGE, &format!("stock.{number}.*.#"))?;
         }
     }
     link.close()?;
@@ -335,7 +343,11 @@ fn connect_producers(
     workload: &Workload,
     queues: &[String],
 ) -> Result<Vec<Producer>> {
-    let fanout = matches!(workload.shape, Shape::Fanout { .. });
+    let route = |id: u8| match workload.shape {
+        Shape::Fanout { .. } => (EXCHANGE, ""),
+        Shape::Topic { .. } => (EXCHANGE, TOPIC),
+        _ => ("", queues[usize::from(id) % queues.len()].as_str()),
+    };
     let count = match workload.shape {
         Shape::OneQueue { producers, .. } => producers,
         Shape::Queues { count } => count,
@@ -343,15 +355,12 @@ fn connect_producers(
     };
     (0..count)
         .map(|id| {
+            let (exchange, routing_key) = route(id);
             let plan = producer::Plan {
                 id,
                 publication: Publication {
-                    exchange: if fanout { EXCHANGE } else { "" },
-                    routing_key: if fanout {
-                        ""
-                    } else {
-                        &queues[usize::from(id) % queues.len()]
-                    },
+                    exchange,
+                    routing_key,
                     body_bytes: workload.body_bytes,
                     persistent: workload.persistent,
                 },

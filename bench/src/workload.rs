@@ -22,6 +22,8 @@ pub(crate) enum Shape {
     Queues { count: u8 },
     /// One producer, a fanout exchange, so many queues with one consumer each.
     Fanout { queues: u8 },
+    /// One producer through a topic exchange with so many bindings, one of which matches.
+    Topic { bindings: u16 },
     /// One producer at a fixed rate, one queue, one consumer.
     Paced { per_second: u64 },
     /// One producer and no consumer; afterwards a consumer drains the queue.
@@ -143,6 +145,14 @@ pub(crate) fn catalogue() -> Vec<Workload> {
         Shape::Fanout { queues: 10 },
         Ack::Auto,
     ));
+    for bindings in [1, 1_000] {
+        let name = format!("topic-{bindings}");
+        all.push(Workload::shaped(
+            &name,
+            Shape::Topic { bindings },
+            Ack::Auto,
+        ));
+    }
     let paced = Shape::Paced { per_second: PACE };
     all.push(Workload::shaped("latency-2000", paced, Ack::Auto));
     let durable = Workload::shaped("latency-2000-persistent", paced, Ack::Each);
