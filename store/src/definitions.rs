@@ -189,7 +189,8 @@ impl Shard {
             self.writer.notify_one();
         }
         let id = spec.id;
-        self.insert_queue(spec, arguments, Log::default());
+        let log = Log::new(arguments.max_priority);
+        self.insert_queue(spec, arguments, log);
         Ok(id)
     }
 

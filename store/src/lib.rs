@@ -6,7 +6,7 @@
 //! Never: a socket, a protocol state, a time zone.
 //! In: `scheduler` fires, `gateway` publishes, consumes, declares and submits.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub mod topology;
 pub use error::{Error, Result};
 use log::batch::{DefinitionChange, JobChange};
 use model::*;
-use queue::{Chunk, Log, ReadBack};
+use queue::{Log, Marks, ReadBack, Stored};
 use shard::time::NextTick;
 use shard::{Run, Shard};
 use topology::Exchange;
@@ -462,31 +462,29 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
         segments.entry(segment.queue).or_default().push(segment);
     }
     for spec in image.queues {
-        let head = heads.get(&spec.id).copied();
-        let (from, handed) = head.map_or((0, 0), |row| (row.head, row.handed));
-        let mut chunks = VecDeque::new();
-        let mut next = head.map_or(0, |row| row.next);
-        let mut partial = Vec::new();
-        for header in segments.remove(&spec.id).unwrap_or_default() {
-            next = next.max(header.last_seq + 1);
-            let (id, first, last) = (header.id, header.first_seq, header.last_seq);
-            let mut chunk =
-                Chunk::saved(id, first, last, header.count, header.bytes, header.first_at);
-            let settled = bits.get(&id);
-            if from > first || settled.is_some() {
-                chunk.mark_settled(from, settled.map(Vec::as_slice));
-                partial.push((id, first, header.first_at));
-            }
-            chunks.push_back(chunk);
-        }
+        let id = spec.id;
         let arguments = Table::parse(&spec.arguments)
             .ok()
             .and_then(|table| {
                 Arguments::parse(&table, spec.work || shard.options.work_rules_all).ok()
             })
             .unwrap_or_default();
-        let id = spec.id;
-        let mut log = Log::recovered(chunks, from, handed, next);
+        let marks = heads.get(&id).map_or_else(Marks::default, |row| Marks {
+            head: row.head,
+            handed: row.handed,
+            next: row.next,
+        });
+        let headers = segments.remove(&id).unwrap_or_default();
+        let stored = headers.iter().map(|header| Stored {
+            id: header.id,
+            first: header.first_seq,
+            last: header.last_seq,
+            count: header.count,
+            bytes: header.bytes,
+            at: header.first_at,
+            settled: bits.get(&header.id).map(Vec::as_slice),
+        });
+        let (mut log, partial) = Log::restore(stored, marks, arguments.max_priority);
         for (segment, first, first_at) in partial {
             let found = read(backend, segment, first, first_at).await;
             if let ReadBack::Damaged(_) = found {
@@ -499,11 +497,8 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
     }
     for waiting in image.waiting {
         if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
-            queue.log.waiting.insert(waiting.seq, waiting.due_at);
-            queue.log.stragglers.insert(waiting.seq);
-            if waiting.attempt > 0 {
-                queue.log.attempts.insert(waiting.seq, waiting.attempt);
-            }
+            let (seq, attempt) = (waiting.seq, waiting.attempt);
+            queue.log.wait(seq, waiting.due_at, attempt, true);
         }
     }
     for spec in image.bindings {

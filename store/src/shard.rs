@@ -29,6 +29,8 @@ use crate::topology::arguments::Arguments;
 mod commit;
 mod delay;
 mod deliver;
+#[cfg(test)]
+mod history_tests;
 mod lifecycle;
 mod publish;
 mod reply;
@@ -191,6 +193,8 @@ pub(crate) struct Cut {
 pub(crate) struct Saving {
     pub(crate) id: SegmentId,
     pub(crate) queue: QueueId,
+    /// Of the chunk: settled bits count from here, whatever is left out.
+    pub(crate) first: Seq,
     pub(crate) pieces: Vec<Piece>,
     /// Seqs not to write: settled before the cut.
     pub(crate) settled: Vec<Seq>,

@@ -106,7 +106,8 @@ async fn mark(store: &Arc<StoreInner>, number: u64) {
     }
 }
 
-fn encode(cut: &mut Cut) {
+/// Writes the segments of a cut, outside the lock.
+pub(crate) fn encode(cut: &mut Cut) {
     for saving in &cut.saving {
         let live = |piece: &Piece| {
             let first = piece.first;
@@ -120,7 +121,7 @@ fn encode(cut: &mut Cut) {
         let Some(first_piece) = saving.pieces.first() else {
             continue;
         };
-        let base_seq = first_piece.first;
+        let base_seq = saving.first;
         let base_at = saving
             .pieces
             .iter()

@@ -25,6 +25,8 @@ pub struct Chunk {
     pub last: Seq,
     /// Unsettled messages.
     pub live: u32,
+    /// Messages that the chunk began with.
+    pub total: u32,
     /// Wire bytes appended.
     pub bytes: u64,
     pub place: Place,
@@ -43,6 +45,10 @@ pub struct Chunk {
     pub unsaved_bits: bool,
     /// False when the row could not be read: it stays for whoever repairs.
     pub removable: bool,
+    /// Rows that hold the messages until the chunk's own row is on disk.
+    replaces: Vec<SegmentId>,
+    /// The messages are on disk already, in rows that the next save replaces.
+    again: bool,
 }
 
 impl Chunk {
@@ -51,6 +57,7 @@ impl Chunk {
             first,
             last: first,
             live: 0,
+            total: 0,
             bytes: 0,
             place: Place::Open,
             at,
@@ -63,6 +70,8 @@ impl Chunk {
             bits: None,
             unsaved_bits: false,
             removable: true,
+            replaces: Vec::new(),
+            again: false,
         }
     }
 
@@ -71,6 +80,7 @@ impl Chunk {
         Self {
             last,
             live: count,
+            total: count,
             bytes,
             place: Place::Saved(id),
             resident: false,
@@ -98,6 +108,7 @@ impl Chunk {
     pub fn append(&mut self, piece: Piece, bytes: u64) {
         self.last = piece.first + u64::from(piece.count) - 1;
         self.live += piece.count;
+        self.total += piece.count;
         self.bytes += bytes;
         self.volatile |= !piece.persistent;
         self.persistent |= piece.persistent;
@@ -135,9 +146,20 @@ impl Chunk {
         }
     }
 
-    /// The row to remove with the chunk.
-    pub fn dead_segment(&self) -> Option<SegmentId> {
-        self.segment().filter(|_| self.removable)
+    /// The rows to remove with the chunk.
+    pub fn dead_segments(&self) -> impl Iterator<Item = SegmentId> {
+        let own = self.segment().filter(|_| self.removable);
+        own.into_iter().chain(self.replaces.iter().copied())
+    }
+
+    /// True when the store has the messages, be it in rows that are about to be replaced.
+    pub fn is_on_disk(&self) -> bool {
+        self.again || matches!(self.place, Place::Saved(_))
+    }
+
+    /// Rows that go when the chunk's own is written; asked for once, by the commit that does both.
+    pub fn take_replaced(&mut self) -> Vec<SegmentId> {
+        std::mem::take(&mut self.replaces)
     }
 
     /// True when a commit should take it along; under memory `pressure` also for room alone.
@@ -165,16 +187,12 @@ impl Chunk {
         if let Place::Saving(id) = self.place {
             self.place = Place::Saved(id);
         }
+        self.again = false;
         if std::mem::take(&mut self.tickets) {
             for piece in &mut self.pieces {
                 piece.ticket = 0;
             }
         }
-    }
-
-    /// True when every seq at or above `from` is settled.
-    pub fn is_swept(&self, from: Seq) -> bool {
-        (from.max(self.first)..=self.last).all(|seq| self.is_settled(seq))
     }
 
     pub fn done_to(&self) -> Seq {
@@ -202,7 +220,7 @@ impl Chunk {
         bits[at / 64] |= 1 << (at % 64);
     }
 
-    /// Settles [from, end); notes publishers that still wait for these copies.
+    /// Settles [from, end); notes publishers that still wait for these copies, each copy once.
     pub fn settle(&mut self, from: Seq, end: Seq, tickets: &mut Vec<(u64, u32)>) {
         let from = from.max(self.done);
         if from >= end {
@@ -211,33 +229,37 @@ impl Chunk {
         self.unsaved_bits = true;
         let newly = if self.bits.is_none() && from == self.done {
             self.done = end;
+            self.claims(from, end, tickets);
             (end - from) as u32
         } else {
-            self.settle_scattered(from, end)
+            self.settle_scattered(from, end, tickets)
         };
         self.live = self.live.saturating_sub(newly);
-        if self.tickets {
-            let at = self
-                .pieces
-                .partition_point(|p| p.first + u64::from(p.count) <= from);
-            for piece in &self.pieces[at..] {
-                if piece.first >= end {
-                    break;
-                }
-                if piece.ticket != 0 {
-                    let low = piece.first.max(from);
-                    let high = (piece.first + u64::from(piece.count)).min(end);
-                    tickets.push((piece.ticket, (high - low) as u32));
-                }
+    }
+
+    /// The publishers' claims on [from, end).
+    fn claims(&self, from: Seq, end: Seq, tickets: &mut Vec<(u64, u32)>) {
+        if !self.tickets {
+            return;
+        }
+        for piece in &self.pieces[self.piece_at(from)..] {
+            if piece.first >= end {
+                break;
+            }
+            if piece.ticket != 0 {
+                let low = piece.first.max(from);
+                let high = (piece.first + u64::from(piece.count)).min(end);
+                tickets.push((piece.ticket, (high - low) as u32));
             }
         }
     }
 
-    fn settle_scattered(&mut self, from: Seq, end: Seq) -> u32 {
+    fn settle_scattered(&mut self, from: Seq, end: Seq, tickets: &mut Vec<(u64, u32)>) -> u32 {
         let mut newly = 0;
         for seq in from..end {
             if !self.is_settled(seq) {
                 self.set(seq);
+                self.claims(seq, seq + 1, tickets);
                 newly += 1;
             }
         }
@@ -306,6 +328,35 @@ impl Chunk {
         None
     }
 
+    /// Body bytes of unsettled messages at hand.
+    pub fn live_body_bytes(&self) -> u64 {
+        let mut sum = 0;
+        for piece in &self.pieces {
+            let live = (0..piece.count).filter(|&at| !self.is_settled(piece.first + u64::from(at)));
+            sum += live
+                .map(|at| u64::from(piece.entry(at).body_size))
+                .sum::<u64>();
+        }
+        sum
+    }
+
+    /// Body bytes of unsettled messages from `seq` on; of a chunk on disk, its share.
+    pub fn body_bytes_from(&self, seq: Seq) -> u64 {
+        if self.last < seq {
+            return 0;
+        }
+        if !self.resident {
+            return self.bytes * u64::from(self.live) / u64::from(self.total.max(1));
+        }
+        let mut sum = 0;
+        let mut from = seq.max(self.first);
+        while let Some(piece) = self.ready_from(from, u32::MAX) {
+            sum += piece.body_bytes();
+            from = piece.first + u64::from(piece.count);
+        }
+        sum
+    }
+
     pub fn resident_bytes(&self) -> u64 {
         if self.resident { self.bytes } else { 0 }
     }
@@ -321,10 +372,10 @@ impl Chunk {
     }
 
     /// Takes bodies read back; seqs that are not among them were settled before the save, or are
-    /// damaged. Answers the bytes now resident.
-    pub fn load(&mut self, pieces: Vec<Piece>) -> u64 {
+    /// damaged. Answers the bytes now resident and these seqs.
+    pub fn load(&mut self, pieces: Vec<Piece>) -> (u64, Vec<Seq>) {
         if self.resident {
-            return 0;
+            return (0, Vec::new());
         }
         let mut expected = self.first;
         let mut live = 0;
@@ -337,18 +388,15 @@ impl Chunk {
                 .count() as u32;
         }
         gaps.extend(expected..=self.last);
-        for seq in gaps {
-            if !self.is_settled(seq) {
-                self.set(seq);
-            }
-        }
+        gaps.retain(|&seq| !self.is_settled(seq));
+        gaps.iter().for_each(|&seq| self.set(seq));
         while self.done <= self.last && self.is_settled(self.done) {
             self.done += 1;
         }
         self.live = live;
         self.pieces = pieces;
         self.resident = true;
-        self.bytes
+        (self.bytes, gaps)
     }
 
     pub fn accepted_at(&self, seq: Seq) -> Micros {

@@ -13,17 +13,28 @@
 //!   [chunk saved][chunk saved, body on disk][chunk saving][open chunk]
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use amqp::content::{Block, Entry};
+use foldhash::fast::RandomState;
 
 use crate::model::{Micros, SegmentId, Seq};
 
 mod chunk;
 pub mod consumers;
+mod disk;
+mod take;
+mod waiting;
+
+#[cfg(test)]
+mod log_tests;
+#[cfg(test)]
+mod model_tests;
 
 pub use chunk::{Chunk, Place};
+pub use disk::{Marks, Stored};
+pub use waiting::Waiting;
 
 /// Body bytes after which a chunk is closed: the largest segment row but for one larger message.
 pub const CHUNK_BYTES: u64 = 1 << 20;
@@ -118,13 +129,25 @@ pub enum Take {
     Empty,
 }
 
-/// A message that came back, kept at its old place.
+/// A ready message that the cursor does not find: it came back, or it has a priority.
 #[derive(Clone)]
-struct Returned {
+struct Aside {
     /// The content, when it is not in a chunk (it waited in a row of its own).
-    own: Option<Piece>,
-    /// False for a message that was held back and never handed out.
+    own: Option<Box<Piece>>,
+    /// False for a message that was never handed out.
     redelivered: bool,
+    /// Its wire bytes still count as never handed out.
+    counted: bool,
+}
+
+/// Where a ready message stands: how far its priority is below the queue's highest, then its seq.
+type Standing = (u8, Seq);
+
+/// What is remembered of an unacked message whose content may leave memory meanwhile.
+#[derive(Clone, Copy, Default)]
+struct Out {
+    level: u8,
+    body: u32,
 }
 
 /// A segment's messages as they came back from the store.
@@ -157,16 +180,21 @@ pub struct Settled {
 /// The log part of a queue: which messages exist and where each is.
 #[derive(Default)]
 pub struct Log {
-    pub chunks: VecDeque<Chunk>,
-    returned: BTreeMap<Seq, Returned>,
-    pub attempts: std::collections::HashMap<Seq, u32, foldhash::fast::RandomState>,
-    /// Messages outside the log that wait in rows: seq → due.
-    pub waiting: BTreeMap<Seq, Micros>,
+    chunks: VecDeque<Chunk>,
+    /// Ready messages beside the cursor's; in a queue with priorities, all of them.
+    aside: BTreeMap<Standing, Aside>,
+    /// Highest priority that makes a difference; 0 in a queue without priorities.
+    levels: u8,
+    /// Unacked messages, where priorities or body bytes ask for it.
+    out: HashMap<Seq, Out, RandomState>,
+    pub attempts: HashMap<Seq, u32, RandomState>,
+    /// Messages outside the log that wait in rows.
+    pub waiting: Waiting,
     /// Contents of waiting messages of a queue that is not durable.
     pub parked: BTreeMap<Seq, Piece>,
     expiring: bool,
     /// Messages whose content lives in a waiting row, until they are settled.
-    pub stragglers: std::collections::HashSet<Seq, foldhash::fast::RandomState>,
+    pub stragglers: HashSet<Seq, RandomState>,
     /// Waiting rows of messages that are settled.
     pub dead_rows: Vec<Seq>,
     /// First seqs of chunks with settled bits that no commit has recorded.
@@ -174,6 +202,8 @@ pub struct Log {
     /// All chunks below are saved, or need not be.
     unsaved_from: Seq,
     cursor: Seq,
+    /// All messages that a consumer ever had are below.
+    top: Seq,
     next: Seq,
     ready: u64,
     /// Wire bytes of ready messages that were never handed out.
@@ -189,26 +219,17 @@ pub struct Log {
     recovered_handed: Seq,
     /// Segments that are wholly settled and can go from the store.
     pub dead_segments: Vec<SegmentId>,
-    /// Chunks that could not be read; their messages are set aside.
+    /// Messages that could not be read; they are set aside.
     pub quarantined: u64,
     /// Where in `chunks` the cursor was last, to find it again at once.
     hint: usize,
 }
 
 impl Log {
-    /// A log as recovered: `chunks` in order with bodies on disk.
-    pub fn recovered(chunks: VecDeque<Chunk>, head: Seq, handed: Seq, next: Seq) -> Self {
-        let ready = chunks.iter().map(|c| u64::from(c.live)).sum();
-        let ready_bytes = chunks.iter().map(|c| c.bytes).sum();
+    /// An empty log; `levels` is the highest priority that makes a difference, 0 for none.
+    pub fn new(levels: u8) -> Self {
         Self {
-            chunks,
-            cursor: head,
-            next,
-            ready,
-            ready_bytes,
-            handed,
-            expiring: true,
-            recovered_handed: handed,
+            levels,
             ..Self::default()
         }
     }
@@ -226,9 +247,26 @@ impl Log {
         self.ready_body.unwrap_or(0)
     }
 
-    /// Whether body bytes are counted, from now on.
+    /// Whether body bytes are counted, from now on. Of bodies on disk the share of what is left
+    /// is taken.
     pub fn count_bodies(&mut self, count: bool) {
-        self.ready_body = count.then_some(self.ready_body.unwrap_or(self.ready_bytes));
+        if count && self.ready_body.is_none() {
+            let aside = self.aside.iter().filter_map(|(&(_, seq), aside)| {
+                let content = aside
+                    .own
+                    .as_deref()
+                    .cloned()
+                    .or_else(|| self.content(seq))?;
+                Some(content.body_bytes())
+            });
+            let rest = self
+                .chunks
+                .iter()
+                .map(|chunk| chunk.body_bytes_from(self.cursor));
+            self.ready_body = Some(aside.sum::<u64>() + rest.sum::<u64>());
+        } else if !count {
+            self.ready_body = None;
+        }
     }
 
     pub fn unacked(&self) -> u64 {
@@ -239,8 +277,13 @@ impl Log {
         self.next
     }
 
-    pub fn cursor(&self) -> Seq {
-        self.cursor
+    /// Messages below may have been handed out.
+    pub fn handed_to(&self) -> Seq {
+        match self.levels {
+            0 => self.cursor.max(self.top),
+            _ => self.top,
+        }
+        .max(self.recovered_handed.min(self.next))
     }
 
     /// Everything below is settled or waits in a row.
@@ -253,6 +296,7 @@ impl Log {
     /// Appends messages; `piece.first` is assigned here.
     pub fn append(&mut self, mut piece: Piece) {
         piece.first = self.next;
+        let (first, count) = (piece.first, piece.count);
         self.next += u64::from(piece.count);
         let bytes = piece.wire_bytes();
         self.expiring |= piece.expiring;
@@ -273,6 +317,10 @@ impl Log {
         }
         let back = self.chunks.back_mut().expect("a chunk was pushed");
         back.append(piece, bytes);
+        if self.levels > 0 {
+            self.stand_by_priority(first, count, false);
+            self.cursor = self.next;
+        }
     }
 
     fn chunk_of(&self, seq: Seq) -> Option<usize> {
@@ -286,182 +334,12 @@ impl Log {
         (at < self.chunks.len() && self.chunks[at].first <= seq).then_some(at)
     }
 
-    /// The next ready messages, at most `max`, as one run. Moves them to unacked.
-    pub fn take(&mut self, max: u32) -> Take {
-        let found = self.look(max, true);
-        self.take_found(found)
-    }
-
-    /// The head, for its end and not for a consumer: nobody will have seen it, so that the store
-    /// need not know before.
-    pub fn take_head(&mut self) -> Take {
-        let found = self.look(1, false);
-        self.take_found(found)
-    }
-
-    fn take_found(&mut self, found: Look) -> Take {
-        match found {
-            Look::Found {
-                piece,
-                returned,
-                own,
-            } => {
-                let before = self
-                    .returned
-                    .get(&piece.first)
-                    .is_some_and(|r| r.redelivered);
-                let redelivered = (returned && before) || piece.first < self.recovered_handed;
-                let n = u64::from(piece.count);
-                if returned {
-                    self.returned.remove(&piece.first);
-                } else {
-                    self.cursor = piece.first + n;
-                    self.ready_bytes = self.ready_bytes.saturating_sub(piece.wire_bytes());
-                    if let Some(total) = &mut self.ready_body {
-                        *total = total.saturating_sub(piece.body_bytes());
-                    }
-                }
-                self.ready -= n;
-                self.unacked += n;
-                Take::Run {
-                    piece,
-                    redelivered,
-                    own,
-                }
-            }
-            Look::Load(id) => Take::Load(id),
-            Look::Fence => Take::Fence,
-            Look::Empty => Take::Empty,
-        }
-    }
-
-    /// The head, if its body is at hand.
-    pub fn peek(&mut self) -> Option<Piece> {
-        match self.look(1, false) {
-            Look::Found { piece, .. } => Some(piece),
-            _ => None,
-        }
-    }
-
-    /// What must be read before the head can be looked at.
-    pub fn head_on_disk(&mut self) -> Option<SegmentId> {
-        match self.look(1, false) {
-            Look::Load(segment) => Some(segment),
-            _ => None,
-        }
-    }
-
-    fn look(&mut self, max: u32, fenced: bool) -> Look {
-        if let Some((&seq, returned)) = self.returned.first_key_value() {
-            if let Some(own) = &returned.own {
-                return Look::Found {
-                    piece: own.clone(),
-                    returned: true,
-                    own: true,
-                };
-            }
-            let Some(at) = self.chunk_of(seq) else {
-                self.returned.remove(&seq);
-                self.ready = self.ready.saturating_sub(1);
-                return self.look(max, fenced);
-            };
-            return match self.chunks[at].find(seq) {
-                Some((piece, offset)) => Look::Found {
-                    piece: piece.slice(offset, 1),
-                    returned: true,
-                    own: false,
-                },
-                None => self.chunks[at].segment().map_or(Look::Empty, Look::Load),
-            };
-        }
-        loop {
-            if self.cursor >= self.next {
-                return Look::Empty;
-            }
-            let at = match self.chunk_of(self.cursor) {
-                Some(at) => at,
-                None => {
-                    // A gap between chunks: everything there is settled.
-                    let at = self
-                        .chunks
-                        .partition_point(|chunk| chunk.last < self.cursor);
-                    match self.chunks.get(at) {
-                        Some(chunk) => {
-                            self.cursor = chunk.first;
-                            at
-                        }
-                        None => {
-                            self.cursor = self.next;
-                            return Look::Empty;
-                        }
-                    }
-                }
-            };
-            self.hint = at;
-            let chunk = &self.chunks[at];
-            let mark = match chunk.place {
-                Place::Open | Place::Closed => Seq::MAX,
-                Place::Saving(_) => self.handed.max(self.handed_pending),
-                Place::Saved(_) => self.handed,
-            };
-            if fenced && self.cursor >= mark {
-                return Look::Fence;
-            }
-            if !chunk.is_resident() {
-                return chunk.segment().map_or(Look::Empty, Look::Load);
-            }
-            match chunk.ready_from(self.cursor, max) {
-                Some(piece) => {
-                    return Look::Found {
-                        piece,
-                        returned: false,
-                        own: false,
-                    };
-                }
-                None => self.cursor = chunk.last + 1,
-            }
-        }
-    }
-
-    /// Unacked messages come back to their places.
-    pub fn put_back(&mut self, first: Seq, count: u32, own: Option<Piece>) {
-        for seq in first..first + u64::from(count) {
-            self.unacked -= 1;
-            self.ready += 1;
-            self.returned.insert(
-                seq,
-                Returned {
-                    own: own.clone(),
-                    redelivered: true,
-                },
-            );
-        }
-    }
-
-    /// A message whose waiting time is over becomes ready at its old place.
-    pub fn wake(&mut self, seq: Seq, piece: Piece) {
-        self.waiting.remove(&seq);
-        let redelivered = self.attempts.contains_key(&seq);
-        self.show(seq, piece, redelivered);
-    }
-
-    /// A message that was held back until its commit becomes ready.
-    pub fn appear(&mut self, seq: Seq, piece: Piece) {
-        self.show(seq, piece, false);
-    }
-
-    fn show(&mut self, seq: Seq, piece: Piece, redelivered: bool) {
-        self.expiring |= piece.expiring;
-        self.ready += 1;
-        let own = Some(piece);
-        self.returned.insert(seq, Returned { own, redelivered });
-    }
-
-    /// A seq for a message that will not be in the log.
+    /// A seq for a message that will not be in the log but in a row of its own.
     pub fn reserve(&mut self) -> Seq {
         self.close_back();
         let seq = self.next;
         self.next += 1;
+        self.stragglers.insert(seq);
         seq
     }
 
@@ -473,36 +351,45 @@ impl Log {
             tickets: Vec::new(),
         };
         let (mut seq, end) = (first, first + u64::from(count));
-        if !self.stragglers.is_empty() {
-            let gone = (seq..end).filter(|seq| self.stragglers.remove(seq));
-            self.dead_rows.extend(gone);
+        self.forget(seq, end);
+        // One at a time, and nothing to its chunk: it was settled there when it moved out, which a
+        // chunk that was not read since a restart does not know.
+        if count == 1 && self.stragglers.remove(&first) {
+            self.dead_rows.push(first);
+            return out;
         }
         while seq < end {
-            if !self.attempts.is_empty() {
-                self.attempts.remove(&seq);
-            }
             let Some(at) = self.chunk_of(seq) else {
                 seq += 1;
                 continue;
             };
-            let chunk = &mut self.chunks[at];
-            let upto = end.min(chunk.last + 1);
-            let known = chunk.unsaved_bits;
-            chunk.settle(seq, upto, &mut out.tickets);
-            if !known && chunk.unsaved_bits {
-                self.touched.push(chunk.first);
-            }
-            if !self.attempts.is_empty() {
-                for gone in seq..upto {
-                    self.attempts.remove(&gone);
-                }
-            }
+            let upto = end.min(self.chunks[at].last + 1);
+            self.settle_in(at, seq, upto, &mut out.tickets);
             seq = upto;
             if self.chunks[at].is_done() {
                 self.drop_chunk(at);
             }
         }
         out
+    }
+
+    fn forget(&mut self, from: Seq, end: Seq) {
+        for seq in from..end {
+            if self.attempts.is_empty() && self.out.is_empty() {
+                return;
+            }
+            self.attempts.remove(&seq);
+            self.out.remove(&seq);
+        }
+    }
+
+    fn settle_in(&mut self, at: usize, from: Seq, end: Seq, tickets: &mut Vec<(u64, u32)>) {
+        let chunk = &mut self.chunks[at];
+        let known = chunk.unsaved_bits;
+        chunk.settle(from, end, tickets);
+        if !known && chunk.unsaved_bits {
+            self.touched.push(chunk.first);
+        }
     }
 
     fn close_back(&mut self) {
@@ -520,50 +407,41 @@ impl Log {
         if self.chunks[at].is_saving() {
             return;
         }
-        if (at == 0 || !self.chunks[at].is_open())
-            && let Some(chunk) = self.chunks.remove(at)
+        if at == 0 || !self.chunks[at].is_open() {
+            self.remove_chunk(at);
+        }
+        if self
+            .chunks
+            .front()
+            .is_some_and(|front| front.is_open() && front.is_done())
         {
+            self.remove_chunk(0);
+        }
+    }
+
+    fn remove_chunk(&mut self, at: usize) {
+        if let Some(chunk) = self.chunks.remove(at) {
             self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-            self.dead_segments.extend(chunk.dead_segment());
+            self.dead_segments.extend(chunk.dead_segments());
             self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));
         }
     }
 
-    /// Chunks that a commit should append, in order; under memory `pressure` also those that
-    /// only need room. `each` answers the row's id.
-    pub fn start_saving(&mut self, pressure: bool, mut each: impl FnMut(&mut Chunk)) {
-        let from = if pressure { 0 } else { self.unsaved_from };
-        let at = self.chunks.partition_point(|chunk| chunk.last < from);
-        for chunk in self.chunks.range_mut(at..) {
-            if chunk.wants_saving(pressure) {
-                each(chunk);
-            }
-        }
-        self.unsaved_from = match self.chunks.back() {
-            Some(back) if back.is_open() => back.first,
-            _ => self.next,
-        };
+    /// An unacked message waits until `due`, outside the log; what it settles there lives on in a
+    /// row of its own, so that no publisher may be told of it before a commit.
+    pub fn park(&mut self, seq: Seq, due: Micros, failures: u32, in_row: bool) {
+        self.settle(seq, 1);
+        self.wait(seq, due, failures, in_row);
     }
 
-    /// Settled bits that the queue's head does not tell, of segments already on disk.
-    pub fn settled_rows(&mut self, mut each: impl FnMut(SegmentId, Vec<u8>)) {
-        let touched = std::mem::take(&mut self.touched);
-        for first in touched {
-            let at = self.chunks.partition_point(|chunk| chunk.last < first);
-            let Some(chunk) = self.chunks.get_mut(at).filter(|chunk| chunk.first == first) else {
-                continue;
-            };
-            match chunk.place {
-                Place::Saved(_) if at == 0 && chunk.is_settled_in_order() => {
-                    chunk.unsaved_bits = false;
-                }
-                Place::Saved(id) => {
-                    if let Some(bits) = chunk.bits_to_save() {
-                        each(id, bits);
-                    }
-                }
-                _ => self.touched.push(first),
-            }
+    /// A message that is not in the log waits until `due`.
+    pub fn wait(&mut self, seq: Seq, due: Micros, failures: u32, in_row: bool) {
+        if failures > 0 {
+            self.attempts.insert(seq, failures);
+        }
+        self.waiting.insert(seq, due);
+        if in_row {
+            self.stragglers.insert(seq);
         }
     }
 
@@ -571,27 +449,18 @@ impl Log {
     pub fn purge(&mut self) -> Settled {
         let count = self.ready;
         let mut out = Settled::default();
-        let returned: Vec<Seq> = std::mem::take(&mut self.returned).into_keys().collect();
-        for seq in returned {
+        for (_, seq) in std::mem::take(&mut self.aside).into_keys() {
             self.unacked += 1;
             out.tickets.extend(self.settle(seq, 1).tickets);
         }
-        let (from, next) = (self.cursor, self.next);
-        self.cursor = next;
-        while let Some(at) = self
-            .chunks
-            .iter()
-            .position(|c| c.last >= from && !c.is_swept(from))
-        {
-            let chunk = &mut self.chunks[at];
-            let start = from.max(chunk.first);
-            let end = chunk.last + 1;
-            chunk.settle(start, end, &mut out.tickets);
-            if chunk.is_done() && !chunk.is_saving() {
-                let chunk = self.chunks.remove(at).expect("position was found");
-                self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-                self.dead_segments.extend(chunk.dead_segment());
-                self.hint = 0;
+        let from = self.cursor;
+        self.cursor = self.next;
+        let first = self.chunks.partition_point(|chunk| chunk.last < from);
+        for at in (first..self.chunks.len()).rev() {
+            let (start, end) = (from.max(self.chunks[at].first), self.chunks[at].last + 1);
+            self.settle_in(at, start, end, &mut out.tickets);
+            if self.chunks[at].is_done() && !self.chunks[at].is_saving() {
+                self.remove_chunk(at);
             }
         }
         self.ready = 0;
@@ -601,67 +470,22 @@ impl Log {
         out
     }
 
-    /// Body read back from the store; messages that were damaged are set aside.
-    pub fn loaded(&mut self, id: SegmentId, found: ReadBack) {
-        let (pieces, removable) = found.pieces();
-        let Some(at) = self
-            .chunks
-            .iter()
-            .position(|chunk| chunk.segment() == Some(id))
-        else {
-            return;
-        };
-        let before = self.chunks[at].live;
-        self.chunks[at].removable &= removable;
-        let bytes = self.chunks[at].load(pieces);
-        self.resident += bytes;
-        let lost = before - self.chunks[at].live;
-        self.ready = self.ready.saturating_sub(u64::from(lost));
-        self.quarantined += u64::from(lost);
-        if self.chunks[at].is_done() {
-            self.drop_chunk(at);
-        }
-    }
-
-    /// Drops bodies that are safe on disk and not about to be read, newest first, until
-    /// `target` resident bytes are left. Keeps the chunk under the cursor and the one after.
-    pub fn evict(&mut self, target: u64) -> u64 {
-        let before = self.resident;
-        let keep = self
-            .chunks
-            .partition_point(|chunk| chunk.last < self.cursor)
-            + 1;
-        for at in (0..self.chunks.len()).rev() {
-            if self.resident <= target {
-                break;
-            }
-            if at == keep || at + 1 == keep {
-                continue;
-            }
-            let freed = self.chunks[at].evict();
-            self.resident = self.resident.saturating_sub(freed);
-        }
-        before - self.resident
-    }
-
-    /// The next chunks whose bodies are on disk, right after the cursor's.
-    pub fn read_ahead(&self) -> Option<SegmentId> {
-        let at = self
-            .chunks
-            .partition_point(|chunk| chunk.last < self.cursor);
-        self.chunks
-            .range(at.min(self.chunks.len())..)
-            .take(3)
-            .find(|chunk| !chunk.is_resident())
-            .and_then(Chunk::segment)
-    }
-
     /// When the oldest ready message was accepted.
     pub fn oldest_ready_at(&self) -> Option<Micros> {
         if self.ready == 0 {
             return None;
         }
-        let seq = self.returned.keys().next().copied().unwrap_or(self.cursor);
+        let aside = self.aside.keys().next().map_or(Seq::MAX, |&(_, seq)| seq);
+        let seq = aside.min(self.cursor);
+        if let Some(own) = self
+            .aside
+            .values()
+            .next()
+            .and_then(|aside| aside.own.as_ref())
+            && seq == aside
+        {
+            return Some(own.at);
+        }
         let at = self.chunks.partition_point(|chunk| chunk.last < seq);
         self.chunks.get(at).map(|chunk| chunk.accepted_at(seq))
     }
@@ -672,83 +496,13 @@ impl Log {
     }
 
     pub fn is_waiting(&self, seq: Seq) -> bool {
-        self.waiting.contains_key(&seq)
-    }
-
-    /// Messages that have waited long enough; each is answered once.
-    pub fn take_due(&mut self, now: Micros) -> Vec<Seq> {
-        let due: Vec<Seq> = self
-            .waiting
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(&seq, _)| seq)
-            .collect();
-        for seq in &due {
-            // Still waiting until its content is here, but not due again.
-            self.waiting.insert(*seq, Micros::MAX);
-        }
-        due
+        self.waiting.contains(seq)
     }
 
     /// The content of an unacked message, when it is in memory.
     pub fn content(&self, seq: Seq) -> Option<Piece> {
         let (piece, offset) = self.chunks.get(self.chunk_of(seq)?)?.find(seq)?;
         Some(piece.slice(offset, 1))
-    }
-
-    /// Where a saved segment begins: its first seq and time.
-    pub fn place_of(&self, id: SegmentId) -> Option<(Seq, Micros)> {
-        let chunk = self
-            .chunks
-            .iter()
-            .find(|chunk| chunk.segment() == Some(id))?;
-        Some((chunk.first, chunk.at))
-    }
-
-    /// First and last seq of a saved segment.
-    pub fn range_of(&self, id: SegmentId) -> Option<(Seq, Seq)> {
-        let chunk = self.chunks.iter().find(|c| c.segment() == Some(id))?;
-        Some((chunk.first, chunk.last))
-    }
-
-    /// Recovery of a segment that is settled in part: counts what is left, keeps no body.
-    pub fn recount(&mut self, id: SegmentId, found: ReadBack) {
-        let (pieces, removable) = found.pieces();
-        let Some(at) = self
-            .chunks
-            .iter()
-            .position(|chunk| chunk.segment() == Some(id))
-        else {
-            return;
-        };
-        let before = self.chunks[at].live;
-        self.chunks[at].load(pieces);
-        self.ready = self
-            .ready
-            .saturating_sub(u64::from(before - self.chunks[at].live));
-        self.chunks[at].evict();
-        if self.chunks[at].is_done() {
-            if removable {
-                self.dead_segments.push(id);
-            }
-            self.chunks.remove(at);
-        }
-    }
-
-    /// A segment is on disk.
-    pub fn saved(&mut self, id: SegmentId) {
-        let Some(at) = self
-            .chunks
-            .iter()
-            .position(|chunk| chunk.place == Place::Saving(id))
-        else {
-            self.dead_segments.push(id);
-            return;
-        };
-        self.chunks[at].saved_now();
-        if self.chunks[at].is_done() {
-            self.drop_chunk(at);
-        }
     }
 
     /// All invariants that hold between two calls; for debug builds and tests.
@@ -760,15 +514,4 @@ impl Log {
             last = Some(chunk.last);
         }
     }
-}
-
-enum Look {
-    Found {
-        piece: Piece,
-        returned: bool,
-        own: bool,
-    },
-    Load(SegmentId),
-    Fence,
-    Empty,
 }

@@ -40,7 +40,7 @@ impl Shard {
             let handed = if all {
                 queue.log.next_seq()
             } else {
-                queue.log.cursor()
+                queue.log.handed_to()
             };
             queue.saved_handed = handed;
             let handed = queue.log.handed.max(handed);
@@ -67,9 +67,11 @@ impl Shard {
                 .filter(|&seq| chunk.is_settled(seq))
                 .collect();
             let (pieces, transient) = chunk.start_saving(segment, pressure);
+            cut.batch.dropped_segments.extend(chunk.take_replaced());
             cut.saving.push(Saving {
                 id: segment,
                 queue: id,
+                first: chunk.first,
                 pieces,
                 settled,
                 transient,

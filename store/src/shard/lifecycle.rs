@@ -115,7 +115,7 @@ impl Shard {
     /// Before a clean stop: what was never handed out must not come back as redelivered.
     pub(crate) fn settle_marks(&mut self) {
         for queue in self.queues.values_mut() {
-            queue.log.handed = queue.log.cursor();
+            queue.log.handed = queue.log.handed_to();
             queue.saved_handed = 0;
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }

@@ -104,7 +104,6 @@ impl Shard {
                 continue;
             }
             let seq = queue.log.reserve();
-            queue.log.stragglers.insert(seq);
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             let mut encoder = segment::Encoder::default();
             encoder.push(block, 0, 0, 0);
@@ -183,8 +182,7 @@ impl Shard {
                 Take::Load(segment) => return self.want_load(id, segment),
                 Take::Fence | Take::Empty => return,
             };
-            self.dead_letter(id, &piece, Reason::Maxlen, None);
-            self.settle(id, piece.first, 1);
+            self.bury(id, &piece, Reason::Maxlen, None);
         }
     }
 

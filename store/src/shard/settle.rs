@@ -183,8 +183,7 @@ impl Shard {
                 continue;
             };
             let Some(work) = queue.arguments.work.clone() else {
-                self.dead_letter(run.queue, &piece, Reason::Rejected, None);
-                self.settle(run.queue, seq, 1);
+                self.bury(run.queue, &piece, Reason::Rejected, None);
                 continue;
             };
             let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
@@ -196,8 +195,7 @@ impl Shard {
             match retry::backoff_ms(&work, failures, chance) {
                 Some(ms) => self.park(run.queue, seq, &piece, failures, ms, error),
                 None => {
-                    self.dead_letter(run.queue, &piece, Reason::DeliveryLimit, Some(failures));
-                    self.settle(run.queue, seq, 1);
+                    self.bury(run.queue, &piece, Reason::DeliveryLimit, Some(failures));
                 }
             }
         }
@@ -234,16 +232,11 @@ impl Shard {
         let mut encoder = segment::Encoder::default();
         encoder.push(&block, 0, 0, 0);
         let (index, data) = encoder.finish();
-        self.settle(id, seq, 1);
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        queue.log.attempts.insert(seq, failures);
-        queue.log.waiting.insert(seq, due_at);
-        queue.log.dead_rows.retain(|row| *row != seq);
-        if queue.spec.durable {
-            queue.log.stragglers.insert(seq);
-        }
+        queue.log.park(seq, due_at, failures, queue.spec.durable);
+        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         if queue.spec.durable {
             let row = WaitingRow {
                 queue: id,
@@ -276,8 +269,8 @@ impl Shard {
         };
         let again = clock::now() + LOOK_AGAIN;
         for seq in seqs {
-            if let Some(due) = queue.log.waiting.get_mut(seq) {
-                *due = again;
+            if queue.log.is_waiting(*seq) {
+                queue.log.waiting.insert(*seq, again);
             }
         }
     }
@@ -294,20 +287,42 @@ impl Shard {
         let Some(piece) = decoded.pieces.into_iter().next() else {
             return;
         };
-        if queue.log.is_waiting(row.seq) {
+        // The row of an earlier failure, while that of the newest one is still under way.
+        let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
+        if queue.log.is_waiting(row.seq) && !old {
             queue.log.wake(row.seq, piece);
             self.pump(row.queue);
         }
     }
 
-    /// Sends a message on to where the dead go. The caller settles it in `id`.
-    pub(super) fn dead_letter(
+    /// An unacked message ends in this queue and goes where the dead go, in one commit. While it
+    /// lives on there, its publisher hears of it with that commit and not before (I2).
+    pub(super) fn bury(
         &mut self,
         id: QueueId,
         piece: &Piece,
         reason: Reason,
         attempts: Option<u32>,
     ) {
+        let lives_on = self.dead_letter(id, piece, reason, attempts);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let settled = queue.log.settle(piece.first, 1);
+        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        if !lives_on {
+            self.release(settled.tickets);
+        }
+    }
+
+    /// Sends a message on to where the dead go. False: nowhere.
+    fn dead_letter(
+        &mut self,
+        id: QueueId,
+        piece: &Piece,
+        reason: Reason,
+        attempts: Option<u32>,
+    ) -> bool {
         if reason == Reason::Expired {
             self.counters.expired += 1;
         }
@@ -339,7 +354,7 @@ impl Shard {
             self.want_commit();
         }
         let Some(queue) = self.queues.get(&id) else {
-            return;
+            return false;
         };
         let name = queue.spec.name.clone();
         let vhost = queue.spec.vhost.clone();
@@ -354,7 +369,7 @@ impl Shard {
                 self.ensure_queue(&vhost, &target, false);
                 (String::new(), target.into_bytes())
             }
-            None => return,
+            None => return false,
         };
         let seconds = (clock::now() / 1_000_000) as u64;
         let raw = dead_letter::properties(&piece.block, index, &name, reason, seconds, attempts);
@@ -364,7 +379,7 @@ impl Shard {
         block.entries[0].flags &= !Entry::JOB;
         let block = Arc::new(block);
         let Some(targets) = self.route(&vhost, &block, 0) else {
-            return;
+            return false;
         };
         let before = piece.block.properties(index);
         let targets: Vec<QueueId> = targets
@@ -383,9 +398,11 @@ impl Shard {
             .dead_lettered
             .entry(reason.as_str())
             .or_default() += 1;
-        if !targets.is_empty() {
-            self.append_all(&targets, None, &block, (0, 1), 0);
+        if targets.is_empty() {
+            return false;
         }
+        self.append_all(&targets, None, &block, (0, 1), 0);
+        true
     }
 }
 

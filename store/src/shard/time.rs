@@ -38,8 +38,7 @@ impl Shard {
             let Take::Run { piece, .. } = queue.log.take_head() else {
                 return;
             };
-            self.dead_letter(id, &piece, Reason::Expired, None);
-            self.settle(id, piece.first, 1);
+            self.bury(id, &piece, Reason::Expired, None);
         }
     }
 
@@ -80,7 +79,7 @@ impl Shard {
                 self.drop_queue(id);
                 continue;
             }
-            let due = queue.log.take_due(now);
+            let due = queue.log.waiting.take_due(now);
             let (mine, rows): (Vec<Seq>, Vec<Seq>) = due
                 .into_iter()
                 .partition(|seq| queue.log.parked.contains_key(seq));

@@ -15,9 +15,6 @@ pub const LEASE_MS: u64 = 30_000;
 /// No lease is longer: 12 h, ms.
 pub const LEASE_MAX_MS: u64 = 43_200_000;
 
-/// RabbitMQ's highest priority.
-const PRIORITY_MAX: u64 = 255;
-
 /// The work rules of a queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Work {
@@ -39,6 +36,8 @@ pub struct Arguments {
     pub dead_letter_key: Option<String>,
     pub max_length: Option<u64>,
     pub max_length_bytes: Option<u64>,
+    /// Highest priority that makes a difference; 0 without priorities.
+    pub max_priority: u8,
     pub reject_publish: bool,
     pub work: Option<Work>,
 }
@@ -91,12 +90,11 @@ impl Arguments {
         {
             return Err(("x-overflow".into(), "invalid_overflow".into()));
         }
-        if let Some(n) = number("x-max-priority", 0)?
-            && n > PRIORITY_MAX
-        {
-            let reason = format!("{{max_value_exceeded,{n}}}");
-            return Err(("x-max-priority".into(), reason));
-        }
+        let max_priority = number("x-max-priority", 0)?.unwrap_or(0);
+        let max_priority = u8::try_from(max_priority).map_err(|_| {
+            let reason = format!("{{max_value_exceeded,{max_priority}}}");
+            ("x-max-priority".to_owned(), reason)
+        })?;
         let out = Self {
             message_ttl_ms: number("x-message-ttl", 0)?,
             expires_ms: number("x-expires", 1)?,
@@ -104,6 +102,7 @@ impl Arguments {
             dead_letter_key: text("x-dead-letter-routing-key")?,
             max_length: number("x-max-length", 0)?,
             max_length_bytes: number("x-max-length-bytes", 0)?,
+            max_priority,
             reject_publish: overflow.is_some_and(|word| word != "drop-head"),
             work: None,
         };

@@ -1,0 +1,301 @@
+//! Which ready message is next, and messages that come back to their places.
+//!
+//! Keeps: seq order, a higher priority first; a message comes out as redelivered when a consumer
+//! may have had it (I3, I4).
+//! In: `Log` only.
+
+use super::*;
+
+enum Look {
+    Found {
+        piece: Piece,
+        /// Its standing beside the cursor, if it has one.
+        aside: Option<u8>,
+        own: bool,
+    },
+    Load(SegmentId),
+    Fence,
+    Empty,
+}
+
+impl Log {
+    /// The next ready messages, at most `max`, as one run. Moves them to unacked.
+    pub fn take(&mut self, max: u32) -> Take {
+        let found = self.look(max, true);
+        let taken = self.take_found(found);
+        if let Take::Run { piece, .. } = &taken {
+            self.top = self.top.max(piece.first + u64::from(piece.count));
+        }
+        taken
+    }
+
+    /// The head, for its end and not for a consumer: nobody will have seen it, so that the store
+    /// need not know before.
+    pub fn take_head(&mut self) -> Take {
+        let found = self.look(1, false);
+        self.take_found(found)
+    }
+
+    fn take_found(&mut self, found: Look) -> Take {
+        let (mut piece, aside, own) = match found {
+            Look::Found { piece, aside, own } => (piece, aside, own),
+            Look::Load(id) => return Take::Load(id),
+            Look::Fence => return Take::Fence,
+            Look::Empty => return Take::Empty,
+        };
+        if piece.first < self.recovered_handed {
+            // What was handed out before the restart says so, and no more.
+            let known = self.recovered_handed - piece.first;
+            piece = piece.slice(0, u64::from(piece.count).min(known) as u32);
+        }
+        let mut redelivered = piece.first < self.recovered_handed;
+        let (first, n) = (piece.first, u64::from(piece.count));
+        let counted = match aside {
+            Some(level) => {
+                let mut counted = false;
+                for seq in first..first + n {
+                    if let Some(aside) = self.aside.remove(&(level, seq)) {
+                        redelivered |= aside.redelivered;
+                        counted |= aside.counted;
+                    }
+                }
+                // All below is settled, unacked or waiting.
+                self.cursor = self.cursor.max(first + n);
+                counted
+            }
+            None => {
+                self.cursor = first + n;
+                true
+            }
+        };
+        if counted {
+            self.ready_bytes = self.ready_bytes.saturating_sub(piece.wire_bytes());
+        }
+        if let Some(total) = &mut self.ready_body {
+            *total = total.saturating_sub(piece.body_bytes());
+        }
+        self.note_out(&piece);
+        self.ready -= n;
+        self.unacked += n;
+        if self.ready == 0 {
+            self.ready_bytes = 0;
+        }
+        Take::Run {
+            piece,
+            redelivered,
+            own,
+        }
+    }
+
+    fn note_out(&mut self, piece: &Piece) {
+        if self.levels == 0 && self.ready_body.is_none() {
+            return;
+        }
+        for offset in 0..piece.count {
+            let entry = piece.entry(offset);
+            let out = Out {
+                level: self.level(entry.priority),
+                body: entry.body_size,
+            };
+            self.out.insert(piece.first + u64::from(offset), out);
+        }
+    }
+
+    /// How far below the highest a priority stands; nothing stands above the highest.
+    fn level(&self, priority: u8) -> u8 {
+        self.levels - priority.min(self.levels)
+    }
+
+    /// The head, if its body is at hand.
+    pub fn peek(&mut self) -> Option<Piece> {
+        match self.look(1, false) {
+            Look::Found { piece, .. } => Some(piece),
+            _ => None,
+        }
+    }
+
+    /// What must be read before the head can be looked at.
+    pub fn head_on_disk(&mut self) -> Option<SegmentId> {
+        match self.look(1, false) {
+            Look::Load(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    fn look(&mut self, max: u32, fenced: bool) -> Look {
+        let Some((&(level, seq), aside)) = self.aside.first_key_value() else {
+            return self.look_in_log(max, fenced, Seq::MAX);
+        };
+        let (own, redelivered) = (aside.own.clone(), aside.redelivered);
+        if seq >= self.cursor {
+            // It was held back: what came before it, and never left, goes first.
+            match self.look_in_log(max, fenced, seq) {
+                Look::Empty => {}
+                found => return found,
+            }
+        }
+        let chunk = self.chunk_of(seq).map(|at| &self.chunks[at]);
+        let mark = match (&own, chunk) {
+            (Some(_), _) => self.handed,
+            (None, Some(chunk)) => self.mark_of(chunk),
+            (None, None) => Seq::MAX,
+        };
+        if fenced && !redelivered && seq >= mark {
+            return Look::Fence;
+        }
+        if let Some(own) = own {
+            return Look::Found {
+                piece: *own,
+                aside: Some(level),
+                own: true,
+            };
+        }
+        let Some(chunk) = chunk.filter(|chunk| !chunk.is_settled(seq)) else {
+            // Set aside as damaged meanwhile.
+            self.aside.remove(&(level, seq));
+            self.ready = self.ready.saturating_sub(1);
+            return self.look(max, fenced);
+        };
+        let Some((piece, offset)) = chunk.find(seq) else {
+            return chunk.segment().map_or(Look::Empty, Look::Load);
+        };
+        let limit = u64::from(max.min(piece.count - offset));
+        let stop = if fenced && !redelivered {
+            limit.min(mark - seq)
+        } else {
+            limit
+        };
+        let more = self.aside.range((level, seq)..(level, seq + stop));
+        let alike = more
+            .zip(seq..)
+            .take_while(|((key, other), seq)| {
+                key.1 == *seq && other.own.is_none() && other.redelivered == redelivered
+            })
+            .count();
+        Look::Found {
+            piece: piece.slice(offset, alike as u32),
+            aside: Some(level),
+            own: false,
+        }
+    }
+
+    /// Messages of the chunk below may be handed out.
+    fn mark_of(&self, chunk: &Chunk) -> Seq {
+        match chunk.place {
+            _ if chunk.is_on_disk() => self.handed,
+            Place::Saving(_) => self.handed.max(self.handed_pending),
+            _ => Seq::MAX,
+        }
+    }
+
+    /// The next messages that never left, if they stand below `limit`.
+    fn look_in_log(&mut self, max: u32, fenced: bool, limit: Seq) -> Look {
+        loop {
+            if self.cursor >= self.next.min(limit) {
+                return Look::Empty;
+            }
+            let at = self.chunk_of(self.cursor).unwrap_or_else(|| {
+                self.chunks
+                    .partition_point(|chunk| chunk.last < self.cursor)
+            });
+            let Some(chunk) = self.chunks.get(at) else {
+                self.cursor = self.next.min(limit);
+                return Look::Empty;
+            };
+            // In a gap between chunks everything is settled, or stands aside.
+            self.cursor = self.cursor.max(chunk.first);
+            if self.cursor >= limit {
+                self.cursor = limit;
+                return Look::Empty;
+            }
+            let mark = self.mark_of(chunk);
+            if fenced && self.cursor >= mark {
+                return Look::Fence;
+            }
+            if !chunk.is_resident() {
+                return chunk.segment().map_or(Look::Empty, Look::Load);
+            }
+            self.hint = at;
+            let Some(mut piece) = chunk.ready_from(self.cursor, max) else {
+                self.cursor = chunk.last + 1;
+                continue;
+            };
+            if piece.first >= limit {
+                return Look::Empty;
+            }
+            if fenced && piece.first >= mark {
+                return Look::Fence;
+            }
+            if fenced && mark - piece.first < u64::from(piece.count) {
+                piece = piece.slice(0, (mark - piece.first) as u32);
+            }
+            return Look::Found {
+                piece,
+                aside: None,
+                own: false,
+            };
+        }
+    }
+
+    /// Unacked messages come back to their places.
+    pub fn put_back(&mut self, first: Seq, count: u32, own: Option<Piece>) {
+        self.unacked -= u64::from(count);
+        self.ready += u64::from(count);
+        for seq in first..first + u64::from(count) {
+            let out = self.out.remove(&seq).unwrap_or_default();
+            if let Some(total) = &mut self.ready_body {
+                *total += u64::from(out.body);
+            }
+            let aside = Aside {
+                own: own.clone().map(Box::new),
+                redelivered: true,
+                counted: false,
+            };
+            self.aside.insert((out.level, seq), aside);
+        }
+    }
+
+    /// A message whose waiting time is over becomes ready at its old place.
+    pub fn wake(&mut self, seq: Seq, piece: Piece) {
+        self.waiting.remove(seq);
+        let redelivered = self.attempts.contains_key(&seq);
+        self.show(seq, piece, redelivered);
+    }
+
+    /// A message that was held back until its commit becomes ready.
+    pub fn appear(&mut self, seq: Seq, piece: Piece) {
+        self.show(seq, piece, false);
+    }
+
+    fn show(&mut self, seq: Seq, piece: Piece, redelivered: bool) {
+        self.expiring |= piece.expiring;
+        self.ready += 1;
+        if let Some(total) = &mut self.ready_body {
+            *total += piece.body_bytes();
+        }
+        let level = self.level(piece.entry(0).priority);
+        let aside = Aside {
+            own: Some(Box::new(piece)),
+            redelivered,
+            counted: false,
+        };
+        self.aside.insert((level, seq), aside);
+    }
+
+    /// Gives messages of the log, all in memory, their places by priority.
+    pub(super) fn stand_by_priority(&mut self, first: Seq, count: u32, redelivered: bool) {
+        for seq in first..first + u64::from(count) {
+            let found = self.chunk_of(seq).and_then(|at| self.chunks[at].find(seq));
+            let Some((piece, offset)) = found else {
+                continue;
+            };
+            let level = self.level(piece.entry(offset).priority);
+            let aside = Aside {
+                own: None,
+                redelivered,
+                counted: true,
+            };
+            self.aside.insert((level, seq), aside);
+        }
+    }
+}
