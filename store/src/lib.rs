@@ -30,7 +30,8 @@ pub mod topology;
 pub use error::{Error, Result};
 use log::batch::{DefinitionChange, JobChange};
 use model::*;
-use queue::{Log, Marks, ReadBack, Stored};
+use queue::{Log, Marks, Piece, ReadBack, Stored};
+use shard::merge::Merge;
 use shard::time::NextTick;
 use shard::{Run, Shard};
 use topology::Exchange;
@@ -571,6 +572,22 @@ async fn read(backend: &dyn sql::Backend, id: SegmentId, first: Seq, at: Micros)
     }
 }
 
+/// The messages of several segments in one block. A row that is gone was settled meanwhile.
+async fn read_together(backend: &dyn sql::Backend, merge: &Merge) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for &(id, first, at) in &merge.rows {
+        let Some(body) = backend.read_segment(id).await.ok()? else {
+            continue;
+        };
+        let decoded = log::segment::decode(&body.index, body.data, first, at)?;
+        if !decoded.damaged.is_empty() {
+            return None;
+        }
+        pieces.extend(decoded.pieces);
+    }
+    queue::merge::join(&pieces)
+}
+
 /// Reads bodies back, off the queues' path.
 async fn load(store: Arc<StoreInner>) {
     loop {
@@ -584,7 +601,12 @@ async fn load(store: Arc<StoreInner>) {
                 )
             };
             if loads.is_empty() && dues.is_empty() {
-                break;
+                // Merging has time: whoever waits for a message goes first.
+                let Some(merge) = store.lock().merge.take() else {
+                    break;
+                };
+                let joined = read_together(store.backend.as_ref(), &merge).await;
+                store.lock().merged(&merge, joined);
             }
             for (queue, segment) in loads {
                 let place = store

@@ -32,6 +32,7 @@ mod deliver;
 #[cfg(test)]
 mod history_tests;
 mod lifecycle;
+pub(crate) mod merge;
 mod publish;
 mod reply;
 mod route;
@@ -244,6 +245,10 @@ pub struct Shard {
     pub(crate) timer: Arc<Notify>,
     /// Queues whose next message waits for a commit that says it may have been handed out.
     fenced: Vec<QueueId>,
+    /// Segments that the loader is to read for a merge.
+    pub(crate) merge: Option<merge::Merge>,
+    /// A merge is under way.
+    merging: bool,
 }
 
 impl Shard {
@@ -279,6 +284,8 @@ impl Shard {
             next_lease: None,
             timer: Arc::new(Notify::new()),
             fenced: Vec::new(),
+            merge: None,
+            merging: false,
         }
     }
 

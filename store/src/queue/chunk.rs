@@ -8,7 +8,7 @@
 //! ```
 
 use crate::model::{Micros, SegmentId, Seq};
-use crate::queue::Piece;
+use crate::queue::{Piece, Thrift};
 
 /// How far a chunk is on its way to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub struct Chunk {
     replaces: Vec<SegmentId>,
     /// The messages are on disk already, in rows that the next save replaces.
     again: bool,
+    /// Not to be merged: its row did not read back well.
+    pub stays: bool,
+    /// Noted as sparse.
+    pub noted: bool,
 }
 
 impl Chunk {
@@ -72,9 +76,63 @@ impl Chunk {
             removable: true,
             replaces: Vec::new(),
             again: false,
+            stays: false,
+            noted: false,
         }
     }
 
+    /// One chunk in the place of several, all on disk and side by side; `pieces` hold their
+    /// messages.
+    pub fn merged(old: Vec<Self>, pieces: Vec<Piece>) -> Self {
+        let mut new = Self::open(old[0].first, old[0].at);
+        new.last = old.last().map_or(new.first, |chunk| chunk.last);
+        new.place = Place::Closed;
+        new.persistent = true;
+        new.again = true;
+        new.resident = false;
+        new.bytes = pieces.iter().map(Piece::memory_bytes).sum();
+        let mut seq = new.first;
+        for chunk in old {
+            new.at = new.at.min(chunk.at);
+            new.live += chunk.live;
+            new.replaces.extend(chunk.dead_segments());
+            // Of a chunk that went meanwhile everything is settled.
+            (seq..chunk.first).for_each(|gone| new.set(gone));
+            let settled = (chunk.first..=chunk.last).filter(|&seq| chunk.is_settled(seq));
+            settled.for_each(|gone| new.set(gone));
+            seq = chunk.last + 1;
+        }
+        new.load(pieces);
+        new.total = new.live;
+        new
+    }
+
+    /// True when the chunk is a row that another may replace.
+    pub fn may_merge(&self) -> bool {
+        matches!(self.place, Place::Saved(_))
+            && self.persistent
+            && !self.volatile
+            && self.removable
+            && !self.stays
+    }
+
+    /// How many of the chunk's unsettled messages are among these.
+    pub fn live_among(&self, pieces: &[Piece]) -> u32 {
+        let mut live = 0;
+        for piece in pieces {
+            let from = piece.first.max(self.first);
+            let end = (piece.first + u64::from(piece.count)).min(self.last + 1);
+            live += (from..end).filter(|&seq| !self.is_settled(seq)).count();
+        }
+        live as u32
+    }
+
+    /// True when hardly anything is left of a row that is not small.
+    pub fn is_sparse(&self, thrift: &Thrift) -> bool {
+        self.live > 0
+            && self.bytes >= thrift.sparse_bytes
+            && u64::from(self.live) * u64::from(thrift.sparse_share) < u64::from(self.total)
+    }
     /// A segment found on disk; `head` cuts its settled front off.
     pub fn saved(id: SegmentId, first: Seq, last: Seq, count: u32, bytes: u64, at: Micros) -> Self {
         Self {
@@ -183,15 +241,19 @@ impl Chunk {
         (taken.cloned().collect(), !self.persistent)
     }
 
-    pub fn saved_now(&mut self) {
+    /// The row is on disk. Answers the bytes that leave memory: what was read for a merge alone.
+    pub fn saved_now(&mut self) -> u64 {
         if let Place::Saving(id) = self.place {
             self.place = Place::Saved(id);
         }
-        self.again = false;
         if std::mem::take(&mut self.tickets) {
             for piece in &mut self.pieces {
                 piece.ticket = 0;
             }
+        }
+        match std::mem::take(&mut self.again) {
+            true => self.evict(),
+            false => 0,
         }
     }
 

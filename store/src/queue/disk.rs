@@ -92,6 +92,10 @@ impl Log {
         }
         let chunk = &mut self.chunks[at];
         chunk.evict();
+        chunk.noted = chunk.is_sparse(&self.thrift);
+        if chunk.noted {
+            self.merge.became_sparse(chunk.first, 0);
+        }
         chunk.removable &= removable;
         if chunk.is_done() {
             self.dead_segments.extend(chunk.dead_segments());
@@ -144,7 +148,8 @@ impl Log {
             self.dead_segments.push(id);
             return;
         };
-        self.chunks[at].saved_now();
+        let freed = self.chunks[at].saved_now();
+        self.resident = self.resident.saturating_sub(freed);
         if self.chunks[at].is_done() {
             self.drop_chunk(at);
         }

@@ -150,6 +150,83 @@ fn damage_takes_a_returned_message_away_and_ends() {
     assert!(matches!(log.take(1), Take::Empty));
 }
 
+/// A queue filled one confirmed message at a time, merged as the store would.
+fn fill(log: &mut Log, count: u64, rows: &mut BTreeMap<SegmentId, Vec<Piece>>) -> u64 {
+    let (mut last, mut written) = (rows.len() as u64 * 1000, 0);
+    let mut save = |log: &mut Log, rows: &mut BTreeMap<SegmentId, Vec<Piece>>| {
+        let mut ids = Vec::new();
+        log.start_saving(false, |chunk| {
+            last += 1;
+            let (pieces, _) = chunk.start_saving(SegmentId(last), false);
+            chunk.take_replaced().iter().for_each(|id| {
+                rows.remove(id);
+            });
+            rows.insert(SegmentId(last), pieces);
+            ids.push(SegmentId(last));
+        });
+        ids.into_iter().for_each(|id| log.saved(id));
+    };
+    for _ in 0..count {
+        log.append(piece(1, true));
+        save(log, rows);
+        if let Some(ids) = log.to_merge() {
+            let pieces: Vec<Piece> = ids.iter().flat_map(|id| rows[id].clone()).collect();
+            written += pieces.iter().map(Piece::memory_bytes).sum::<u64>();
+            let joined = merge::join(&pieces).expect("few addresses");
+            assert!(log.merge(&ids, joined));
+        }
+    }
+    save(log, rows);
+    written
+}
+
+#[test]
+fn a_hundred_thousand_small_commits_end_as_few_segments() {
+    let mut log = Log::default();
+    let mut rows = BTreeMap::new();
+    let written = fill(&mut log, 100_000, &mut rows);
+    let bytes: u64 = log.chunks.iter().map(|chunk| chunk.bytes).sum();
+    assert_eq!((log.ready(), rows.len()), (100_000, log.chunks.len()));
+    assert!(log.chunks.len() < 250, "{} segments", log.chunks.len());
+    assert!(written < 8 * bytes, "{written} bytes for {bytes}");
+}
+
+#[test]
+fn a_few_old_messages_do_not_hold_a_large_segment() {
+    let mut log = Log::new(0);
+    log.handed = Seq::MAX;
+    let properties = [0x10, 0, 2];
+    for _ in 0..40 {
+        let mut block = Block::default();
+        for _ in 0..20 {
+            block.push(&Address::new(b"", b"q"), &properties, &[0; 10_000]);
+        }
+        log.append(Piece::new(0, 20, Arc::new(block), 0, 0));
+        save(&mut log, Seq::MAX);
+    }
+    while taken(&mut log, 20).is_some() {}
+    log.settle(1, 19);
+    assert_eq!(
+        log.to_merge(),
+        None,
+        "acks in order make it sparse for a moment"
+    );
+    for n in 1..=16 {
+        log.settle(n * 20, 20);
+    }
+    let ids = log.to_merge().expect("what holds a large row");
+    assert_eq!(ids, [SegmentId(100)]);
+    let old = log.content(0).expect("in memory");
+    assert!(log.merge(&ids, vec![old]));
+    let (mut dropped, mut messages) = (Vec::new(), 0);
+    log.start_saving(false, |chunk| {
+        let (pieces, _) = chunk.start_saving(SegmentId(1), false);
+        messages += pieces.iter().map(|piece| piece.count).sum::<u32>();
+        dropped = chunk.take_replaced();
+    });
+    assert_eq!((dropped, messages), (ids, 1));
+}
+
 impl Piece {
     fn at_seq(mut self, seq: Seq) -> Self {
         self.first = seq;

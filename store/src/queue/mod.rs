@@ -24,6 +24,7 @@ use crate::model::{Micros, SegmentId, Seq};
 mod chunk;
 pub mod consumers;
 mod disk;
+pub mod merge;
 mod take;
 mod waiting;
 
@@ -34,6 +35,7 @@ mod model_tests;
 
 pub use chunk::{Chunk, Place};
 pub use disk::{Marks, Stored};
+pub use merge::Thrift;
 pub use waiting::Waiting;
 
 /// Body bytes after which a chunk is closed: the largest segment row but for one larger message.
@@ -223,6 +225,8 @@ pub struct Log {
     pub quarantined: u64,
     /// Where in `chunks` the cursor was last, to find it again at once.
     hint: usize,
+    pub thrift: Thrift,
+    merge: merge::Progress,
 }
 
 impl Log {
@@ -390,6 +394,11 @@ impl Log {
         if !known && chunk.unsaved_bits {
             self.touched.push(chunk.first);
         }
+        if !chunk.noted && chunk.may_merge() && chunk.is_sparse(&self.thrift) {
+            chunk.noted = true;
+            self.merge
+                .became_sparse(chunk.first, self.thrift.sparse_age);
+        }
     }
 
     fn close_back(&mut self) {
@@ -421,6 +430,7 @@ impl Log {
 
     fn remove_chunk(&mut self, at: usize) {
         if let Some(chunk) = self.chunks.remove(at) {
+            self.merge.chunk_gone();
             self.resident = self.resident.saturating_sub(chunk.resident_bytes());
             self.dead_segments.extend(chunk.dead_segments());
             self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));

@@ -32,6 +32,9 @@ enum Op {
     },
     Finish,
     Evict(u64),
+    /// Reads so many adjacent segments, from the nth on, for a merge.
+    ReadForMerge(usize, usize),
+    Merge,
     Crash {
         commit_arrived: bool,
     },
@@ -55,6 +58,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(consumers, n)| Op::Cut { consumers, pressure: n == 0 }),
         4 => Just(Op::Finish),
         2 => (0..300u64).prop_map(Op::Evict),
+        3 => (0..10usize, 1..5usize).prop_map(|(at, n)| Op::ReadForMerge(at, n)),
+        3 => Just(Op::Merge),
         2 => any::<bool>().prop_map(|commit_arrived| Op::Crash { commit_arrived }),
     ]
 }
@@ -145,6 +150,7 @@ struct World {
     last_segment: u64,
     last_id: u64,
     last_ticket: u64,
+    to_merge: Option<(Vec<SegmentId>, Vec<Piece>)>,
 }
 
 fn message(id: u64, persistent: bool, priority: u8) -> (Vec<u8>, Vec<u8>) {
@@ -174,6 +180,7 @@ impl World {
             last_segment: 0,
             last_id: 0,
             last_ticket: 0,
+            to_merge: None,
         }
     }
 
@@ -207,6 +214,12 @@ impl World {
             Op::Finish => self.finish(),
             Op::Evict(target) => {
                 self.log.evict(target);
+            }
+            Op::ReadForMerge(at, n) => self.read_for_merge(at, n),
+            Op::Merge => {
+                if let Some((ids, pieces)) = self.to_merge.take() {
+                    self.log.merge(&ids, pieces);
+                }
             }
             Op::Crash { commit_arrived } => self.crash(commit_arrived),
         }
@@ -546,7 +559,22 @@ impl World {
         self.durable = commit.model;
     }
 
+    fn read_for_merge(&mut self, at: usize, n: usize) {
+        let chunks = self
+            .log
+            .chunks
+            .iter()
+            .skip(at)
+            .take_while(|c| c.may_merge());
+        let ids: Vec<SegmentId> = chunks.take(n).filter_map(Chunk::segment).collect();
+        let rows = ids.iter().filter_map(|id| self.disk.rows.get(id));
+        let pieces: Vec<Piece> = rows.flat_map(Row::read).collect();
+        let joined = merge::join(&pieces).expect("few addresses");
+        self.to_merge = (!ids.is_empty()).then_some((ids, joined));
+    }
+
     fn crash(&mut self, commit_arrived: bool) {
+        self.to_merge = None;
         if let Some(commit) = self.under_way.take().filter(|_| commit_arrived) {
             Self::store(&mut self.disk, &commit);
             self.durable = commit.model;
@@ -699,7 +727,13 @@ impl World {
             self.cut(false, false);
             self.finish();
         }
-        assert!(self.log.chunks.is_empty(), "a chunk stays");
+        let left: Vec<_> = self
+            .log
+            .chunks
+            .iter()
+            .map(|c| (c.first, c.last, c.live, c.place))
+            .collect();
+        assert_eq!(left, [], "a chunk stays");
         assert_eq!(self.disk.rows.len(), 0, "a dead segment stays");
         assert_eq!(self.disk.waiting.len(), 0, "a dead waiting row stays");
         assert_eq!(self.log.resident, 0);

@@ -150,6 +150,7 @@ impl Shard {
                 queue.saved_head = head;
             }
             self.pump(id);
+            self.consider_merge(id);
         }
         self.evict();
     }

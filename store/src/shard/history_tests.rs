@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::definitions::QueueDeclare;
 use crate::log::writer::encode;
+use crate::queue::Thrift;
 use crate::sql::Backend;
 use crate::sql::memory::Memory;
 
@@ -68,6 +69,7 @@ struct World {
     committed: u64,
     last_id: u64,
     last_confirm: u64,
+    merges: u64,
     numbers: BTreeMap<u64, u64>,
     copies: BTreeMap<(&'static str, u64), Copy>,
     /// (channel, tag) → queue, id.
@@ -105,6 +107,7 @@ impl World {
             committed: 0,
             last_id: 0,
             last_confirm: 0,
+            merges: 0,
             numbers: BTreeMap::new(),
             copies: BTreeMap::new(),
             unacked: BTreeMap::new(),
@@ -112,13 +115,28 @@ impl World {
         };
         world.connect();
         world.declare();
+        world.be_thrifty();
         world.commit_all();
         world
     }
 
+    /// Merges what would be too few elsewhere.
     fn connect(&mut self) {
+        self.be_thrifty();
         self.session = self.shard.open_session(Arc::new(Notify::new()));
         (1..=4).for_each(|channel| self.shard.open_channel(self.key(channel)));
+    }
+
+    fn be_thrifty(&mut self) {
+        for queue in self.shard.queues.values_mut() {
+            queue.log.thrift = Thrift {
+                small_count: 3,
+                sparse_share: 2,
+                sparse_bytes: 0,
+                sparse_age: 1,
+                ..Thrift::default()
+            };
+        }
     }
 
     fn key(&self, channel: u16) -> ChannelKey {
@@ -231,12 +249,15 @@ impl World {
                 self.copies.insert((origin, self.last_id), Copy::default());
             }
         }
-        let (vhost, key) = ("/".into(), self.key(1));
-        let block = Arc::new(block);
-        let done = self
-            .shard
-            .publish(&vhost, Some(key), &block, (0, count), first);
-        assert_eq!(done.expect("a route"), origins.len());
+        let (vhost, block) = ("/".into(), Arc::new(block));
+        let run = Run {
+            channel: Some(self.key(1)),
+            count,
+            confirm: first,
+            ..Run::alone(&vhost, &block)
+        };
+        let unroutable = self.shard.publish(&run).expect("an exchange");
+        assert_eq!(unroutable, []);
     }
 
     fn id_of(&self, queue: &str) -> Option<QueueId> {
@@ -328,6 +349,12 @@ impl World {
             };
             let found = wait(crate::read(&self.memory, segment, first, at));
             self.shard.loaded(queue, segment, found);
+        }
+        if let Some(merge) = self.shard.merge.take() {
+            let joined = wait(crate::read_together(&self.memory, &merge));
+            assert!(joined.is_some(), "sound rows");
+            self.merges += 1;
+            self.shard.merged(&merge, joined);
         }
         for (queue, seqs) in std::mem::take(&mut self.shard.due_reads) {
             let rows = wait(self.memory.read_waiting(queue, seqs.clone()));

@@ -1,0 +1,46 @@
+//! Small and mostly settled segments become few, one merge at a time.
+//!
+//! Keeps: reading and joining happen off the queues' path; what is written goes with the next
+//! commit.
+//! In: `committed` looks what is worth it, the loader reads.
+
+use super::*;
+
+/// Segments of one queue to be read for a merge: row, first seq, time.
+pub(crate) struct Merge {
+    pub(crate) queue: QueueId,
+    pub(crate) rows: Vec<(SegmentId, Seq, Micros)>,
+}
+
+impl Shard {
+    pub(super) fn consider_merge(&mut self, id: QueueId) {
+        if self.merging {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let Some(ids) = queue.log.to_merge() else {
+            return;
+        };
+        let row = |id| queue.log.place_of(id).map(|(first, at)| (id, first, at));
+        let rows = ids.into_iter().filter_map(row).collect();
+        self.merging = true;
+        self.merge = Some(Merge { queue: id, rows });
+        self.loader.notify_one();
+    }
+
+    /// The segments were read; `None` when they cannot be merged.
+    pub(crate) fn merged(&mut self, merge: &Merge, pieces: Option<Vec<Piece>>) {
+        self.merging = false;
+        let Some(queue) = self.queues.get_mut(&merge.queue) else {
+            return;
+        };
+        let ids: Vec<SegmentId> = merge.rows.iter().map(|(id, _, _)| *id).collect();
+        if pieces.is_some_and(|pieces| queue.log.merge(&ids, pieces)) {
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        } else {
+            queue.log.leave_unmerged(&ids);
+        }
+    }
+}
