@@ -30,6 +30,8 @@ pub struct QueueDeclare {
     pub exclusive: bool,
     pub auto_delete: bool,
     pub arguments: Table,
+    /// The name was made up here, so that it may begin with `amq.`.
+    pub server_named: bool,
 }
 
 /// (name, ready messages, consumers).
@@ -78,11 +80,15 @@ impl Shard {
         self.vhosts.contains_key(name)
     }
 
-    /// True when the user may use the vhost at all.
-    pub fn may_open(&self, user: &str, vhost: &str) -> bool {
-        self.permissions
-            .iter()
-            .any(|p| &*p.user == user && &*p.vhost == vhost)
+    /// True when routing keys of the exchange are topics.
+    pub fn is_topic(&self, vhost: &str, exchange: &str) -> bool {
+        let found = self.vhosts.get(vhost);
+        let found = found.and_then(|names| names.exchanges.get(exchange));
+        found.is_some_and(|exchange| exchange.spec.kind == "topic")
+    }
+
+    pub fn has_queue(&self, vhost: &str, name: &str) -> bool {
+        self.find(vhost, name).is_ok()
     }
 
     fn find(&self, vhost: &str, name: &str) -> Result<QueueId> {
@@ -136,10 +142,11 @@ impl Shard {
             return Ok((self.queue_status(id), false));
         } else if self.find(vhost, &ask.name).is_ok() {
             self.queue(session, vhost, &ask.name)?;
-        } else if ask.name.starts_with("amq.") {
+        } else if ask.name.starts_with("amq.") && !ask.server_named {
             let detail = format!("queue name '{}' contains reserved prefix 'amq.*'", ask.name);
             return Err(refused(Noun::Queue, &ask.name, detail));
         }
+        self.check_queues(vhost, &ask.name)?;
         let id = self.create_queue(vhost, &ask, false)?;
         if ask.exclusive {
             if let Some(queue) = self.queues.get_mut(&id) {
@@ -152,14 +159,14 @@ impl Shard {
         Ok((self.queue_status(id), ask.durable && !ask.exclusive))
     }
 
-    fn create_queue(
+    pub(crate) fn create_queue(
         &mut self,
         vhost: &Arc<str>,
         ask: &QueueDeclare,
         work: bool,
     ) -> Result<QueueId> {
         let work = work || self.options.work_rules_all;
-        let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
+        Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
             let name = &ask.name;
             let detail = match reason.strip_prefix("type ") {
                 Some(kind) => format!(
@@ -189,6 +196,7 @@ impl Shard {
             self.writer.notify_one();
         }
         let id = spec.id;
+        let arguments = self.effective_arguments(&spec, &ask.arguments);
         let log = Log::new(arguments.max_priority);
         self.insert_queue(spec, arguments, log);
         Ok(id)
@@ -219,16 +227,18 @@ impl Shard {
         if queue.arguments.work.is_some() {
             return;
         }
-        let table = Table::parse(&queue.spec.arguments).unwrap_or_default();
-        if let Ok(arguments) = Arguments::parse(&table, true) {
+        queue.spec.work = true;
+        let spec = queue.spec.clone();
+        let table = Table::parse(&spec.arguments).unwrap_or_default();
+        let arguments = self.effective_arguments(&spec, &table);
+        if let Some(queue) = self.queues.get_mut(&id) {
             queue.arguments = arguments;
-            queue.spec.work = true;
-            if queue.spec.durable {
-                self.pending
-                    .definitions
-                    .push(DefinitionChange::PutQueue(queue.spec.clone()));
-                self.writer.notify_one();
-            }
+        }
+        if spec.durable {
+            self.pending
+                .definitions
+                .push(DefinitionChange::PutQueue(spec));
+            self.writer.notify_one();
         }
     }
 

@@ -19,6 +19,12 @@ pub enum Noun {
     Job,
     Schedule,
     Store,
+    Permission,
+    TopicPermission,
+    Policy,
+    OperatorPolicy,
+    Parameter,
+    Limit,
 }
 
 impl Noun {
@@ -34,6 +40,12 @@ impl Noun {
             Self::Job => "job",
             Self::Schedule => "schedule",
             Self::Store => "store",
+            Self::Permission => "permission",
+            Self::TopicPermission => "topic permission",
+            Self::Policy => "policy",
+            Self::OperatorPolicy => "operator policy",
+            Self::Parameter => "parameter",
+            Self::Limit => "limit",
         }
     }
 }

@@ -7,7 +7,7 @@
 //! In: `scheduler` fires, `gateway` publishes, consumes, declares and submits.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,12 +15,15 @@ use amqp::content::{Address, Block};
 use amqp::field::Table;
 use tokio::sync::{Notify, oneshot};
 
+pub mod access;
+pub mod administration;
 pub mod clock;
 pub mod definitions;
 pub mod error;
 pub mod log;
 pub mod model;
 pub mod password;
+pub mod policy;
 pub mod queue;
 pub mod rules;
 pub mod shard;
@@ -28,14 +31,13 @@ pub mod sql;
 pub mod topology;
 
 pub use error::{Error, Result};
-use log::batch::{DefinitionChange, JobChange};
+use log::batch::JobChange;
 use model::*;
 use queue::{Log, Marks, Piece, ReadBack, Stored};
 use shard::merge::Merge;
 use shard::time::NextTick;
 use shard::{Run, Shard};
 use topology::Exchange;
-use topology::arguments::Arguments;
 
 /// Bodies kept in memory beyond what is needed at once, bytes.
 const MEMORY_BUDGET: u64 = 64 << 20;
@@ -49,8 +51,9 @@ pub struct Options {
     pub memory_budget: u64,
     /// The work rules hold for every queue (`work_rules = "all"`).
     pub work_rules_all: bool,
-    /// First user: name and password, made when there is no user at all.
-    pub default_user: (String, String),
+    /// First user: name and password, made when there is no user at all; none where definitions
+    /// bring the users.
+    pub default_user: Option<(String, String)>,
     pub default_vhost: String,
 }
 
@@ -59,7 +62,7 @@ impl Default for Options {
         Self {
             memory_budget: MEMORY_BUDGET,
             work_rules_all: false,
-            default_user: ("guest".into(), "guest".into()),
+            default_user: Some(("guest".into(), "guest".into())),
             default_vhost: "/".into(),
         }
     }
@@ -116,6 +119,7 @@ pub(crate) struct StoreInner {
     pub(crate) drained: Notify,
     stopping: AtomicBool,
     keys: Mutex<HashSet<String>>,
+    access_version: Arc<AtomicU64>,
 }
 
 impl StoreInner {
@@ -163,7 +167,9 @@ impl Store {
         let (writer, loader) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut shard = Shard::new(options, writer.clone(), loader.clone());
         recover(&mut shard, image, backend.as_ref()).await?;
+        let access_version = shard.directory.version();
         let inner = Arc::new(StoreInner {
+            access_version,
             shard: Mutex::new(shard),
             backend,
             writer,
@@ -302,16 +308,23 @@ impl Store {
 
     /// True when the password is the user's; `guest` comes from loopback only, as in RabbitMQ.
     pub fn check_password(&self, user: &str, password: &str, peer_is_loopback: bool) -> bool {
-        let known = self.lock().users.get(user).cloned();
+        let known = self.lock().directory.users.get(user).cloned();
         let right = password::verify(known.as_ref(), password);
         right && (user != "guest" || peer_is_loopback)
     }
 
+    /// Changes whenever anybody's rights may have changed; asked without a lock.
+    pub fn access_version(&self) -> u64 {
+        self.0.access_version.load(Ordering::Acquire)
+    }
+
+    /// The user's rights in the vhost as they are now.
+    pub fn rights(&self, user: &str, vhost: &str) -> Arc<access::Rights> {
+        self.lock().directory.rights(user, vhost)
+    }
+
     pub fn has_queue(&self, vhost: &str, queue: &str) -> bool {
-        self.lock()
-            .vhosts
-            .get(vhost)
-            .is_some_and(|names| names.queues.contains_key(queue))
+        self.lock().has_queue(vhost, queue)
     }
 
     /// A durable work queue that is there afterwards.
@@ -429,24 +442,29 @@ impl Shard {
     }
 }
 
-async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backend) -> Result<()> {
+async fn recover(
+    shard: &mut Shard,
+    mut image: sql::Image,
+    backend: &dyn sql::Backend,
+) -> Result<()> {
     (shard.last_queue, shard.last_segment) = (image.last_queue_id, image.last_segment_id);
     for vhost in &image.vhosts {
         shard.add_vhost(&vhost.name);
     }
-    shard.users = image
-        .users
-        .into_iter()
-        .map(|user| (user.name.clone(), user))
+    shard.recover_access(&mut image);
+    let exchanges = image.exchanges.iter();
+    let alternates: Vec<_> = exchanges
+        .map(|spec| shard.effective_alternate(spec))
         .collect();
-    shard.permissions = image.permissions;
+    let mut alternates = alternates.into_iter();
     for spec in image.exchanges {
+        let (name, alternate) = (spec.name.clone(), alternates.next().flatten());
         let Some(names) = shard.vhosts.get_mut(&spec.vhost) else {
             continue;
         };
-        let name = spec.name.clone();
         match Exchange::new(spec) {
-            Ok(exchange) => {
+            Ok(mut exchange) => {
+                exchange.alternate = alternate;
                 names.exchanges.insert(name, exchange);
             }
             Err(error) => tracing::error!(exchange = &*name, error, "the exchange is left out"),
@@ -464,12 +482,8 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
     }
     for spec in image.queues {
         let id = spec.id;
-        let arguments = Table::parse(&spec.arguments)
-            .ok()
-            .and_then(|table| {
-                Arguments::parse(&table, spec.work || shard.options.work_rules_all).ok()
-            })
-            .unwrap_or_default();
+        let declared = Table::parse(&spec.arguments).unwrap_or_default();
+        let arguments = shard.effective_arguments(&spec, &declared);
         let marks = heads.get(&id).map_or_else(Marks::default, |row| Marks {
             head: row.head,
             handed: row.handed,
@@ -519,16 +533,16 @@ async fn recover(shard: &mut Shard, image: sql::Image, backend: &dyn sql::Backen
 fn first_start(shard: &mut Shard) {
     let vhost: Arc<str> = shard.options.default_vhost.as_str().into();
     if !shard.has_vhost(&vhost) {
-        shard.add_vhost(&vhost);
-        shard
-            .pending
-            .definitions
-            .push(DefinitionChange::PutVhost(VhostSpec {
-                name: vhost.clone(),
-            }));
+        let described = VhostSpec {
+            name: vhost.clone(),
+            description: "Default virtual host".into(),
+            tags: String::new(),
+        };
+        // It has a name: nothing to refuse.
+        let _ = shard.put_vhost(described);
     }
-    let (name, password) = shard.options.default_user.clone();
-    if shard.users.is_empty() {
+    let first = shard.options.default_user.clone();
+    if let Some((name, password)) = first.filter(|_| shard.directory.users.is_empty()) {
         let user: Arc<str> = name.into();
         let spec = UserSpec {
             name: user.clone(),
@@ -539,21 +553,17 @@ fn first_start(shard: &mut Shard) {
         let all = || ".*".to_owned();
         let permission = PermissionSpec {
             vhost,
-            user: user.clone(),
+            user,
             configure: all(),
             write: all(),
             read: all(),
         };
-        shard
-            .pending
-            .definitions
-            .push(DefinitionChange::PutUser(spec.clone()));
-        shard
-            .pending
-            .definitions
-            .push(DefinitionChange::PutPermission(permission.clone()));
-        shard.users.insert(user, spec);
-        shard.permissions.push(permission);
+        let made = shard
+            .put_user(spec)
+            .and_then(|()| shard.put_permission(permission));
+        if let Err(error) = made {
+            tracing::error!(%error, "the first user cannot be made");
+        }
     }
 }
 

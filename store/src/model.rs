@@ -56,9 +56,13 @@ impl fmt::Debug for JobId {
 }
 
 /// A vhost as declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VhostSpec {
     pub name: Arc<str>,
+    /// For people.
+    pub description: String,
+    /// Comma-separated, for people.
+    pub tags: String,
 }
 
 /// A user with the hash RabbitMQ would store: base64(salt4 ++ H(salt4 ++ password)).
@@ -87,6 +91,150 @@ pub struct PermissionSpec {
     pub configure: String,
     pub write: String,
     pub read: String,
+}
+
+/// What a user may do with routing keys of a topic exchange, on top of `PermissionSpec`; without
+/// one for the exchange every key is allowed, as in RabbitMQ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicPermissionSpec {
+    pub vhost: Arc<str>,
+    pub user: Arc<str>,
+    pub exchange: Arc<str>,
+    /// Of keys to publish with; `{username}` and `{vhost}` are replaced.
+    pub write: String,
+    /// Of keys to bind with.
+    pub read: String,
+}
+
+/// Who made a policy: users see and change theirs, operators set bounds over them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PolicyKind {
+    User,
+    Operator,
+}
+
+impl PolicyKind {
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Which objects a policy may match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyTo {
+    All,
+    Exchanges,
+    Queues,
+    ClassicQueues,
+    QuorumQueues,
+    Streams,
+}
+
+impl ApplyTo {
+    pub const ALL: [Self; 6] = [
+        Self::All,
+        Self::Exchanges,
+        Self::Queues,
+        Self::ClassicQueues,
+        Self::QuorumQueues,
+        Self::Streams,
+    ];
+
+    /// RabbitMQ's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Exchanges => "exchanges",
+            Self::Queues => "queues",
+            Self::ClassicQueues => "classic_queues",
+            Self::QuorumQueues => "quorum_queues",
+            Self::Streams => "streams",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|word| word.as_str() == text)
+    }
+}
+
+/// A rule that gives arguments to the queues and exchanges whose names match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySpec {
+    pub kind: PolicyKind,
+    pub vhost: Arc<str>,
+    pub name: Arc<str>,
+    pub pattern: String,
+    pub apply_to: ApplyTo,
+    /// The highest that matches wins.
+    pub priority: i32,
+    /// Key and value, e.g. `max-length`: an AMQP field table in wire form, without its length.
+    pub definition: Vec<u8>,
+}
+
+/// A runtime parameter, kept for tools. A global one has neither vhost nor component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterSpec {
+    pub vhost: Arc<str>,
+    pub component: Arc<str>,
+    pub name: Arc<str>,
+    /// A JSON document.
+    pub value: String,
+}
+
+/// Whom a limit binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LimitOf {
+    Vhost,
+    User,
+}
+
+impl LimitOf {
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vhost => "vhost",
+            Self::User => "user",
+        }
+    }
+}
+
+/// What is counted: connections of either, queues of a vhost, channels of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LimitName {
+    MaxChannels,
+    MaxConnections,
+    MaxQueues,
+}
+
+impl LimitName {
+    const ALL: [Self; 3] = [Self::MaxChannels, Self::MaxConnections, Self::MaxQueues];
+
+    /// RabbitMQ's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxChannels => "max-channels",
+            Self::MaxConnections => "max-connections",
+            Self::MaxQueues => "max-queues",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
+    }
+}
+
+/// A limit; a negative value is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSpec {
+    pub of: LimitOf,
+    /// The vhost or the user.
+    pub subject: Arc<str>,
+    pub name: LimitName,
+    pub value: i64,
 }
 
 /// A durable exchange as stored. `arguments` is an AMQP field table in wire

@@ -14,11 +14,13 @@ use foldhash::fast::RandomState;
 use tokio::sync::{Notify, oneshot};
 
 use crate::Options;
+use crate::access::directory::Directory;
 use crate::clock;
 use crate::error::{Error, Noun, Result};
 use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
 use crate::log::segment;
 use crate::model::*;
+use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
 use crate::rules::dead_letter::{self, Reason};
@@ -85,6 +87,11 @@ pub enum Out {
     },
     Blocked(String),
     Unblocked,
+    /// An operator ends the connection.
+    Close {
+        code: u16,
+        text: String,
+    },
 }
 
 /// Counters since the start.
@@ -145,6 +152,8 @@ pub(crate) struct Session {
     pub(crate) channels: HashMap<u16, Channel, RandomState>,
     stalled: Vec<QueueId>,
     pub(crate) exclusive: Vec<QueueId>,
+    /// User and vhost, once the connection is open.
+    pub(crate) login: Option<(Arc<str>, Arc<str>)>,
 }
 
 pub(crate) struct Queue {
@@ -214,8 +223,8 @@ pub(crate) struct Held {
 pub struct Shard {
     pub(crate) options: Options,
     pub(crate) vhosts: BTreeMap<Arc<str>, Vhost>,
-    pub(crate) users: BTreeMap<Arc<str>, UserSpec>,
-    pub(crate) permissions: Vec<PermissionSpec>,
+    pub directory: Directory,
+    pub(crate) policies: Policies,
     pub(crate) queues: HashMap<QueueId, Queue, RandomState>,
     pub(crate) sessions: HashMap<usize, Session, RandomState>,
     next_session: usize,
@@ -256,8 +265,8 @@ impl Shard {
         Self {
             options,
             vhosts: BTreeMap::new(),
-            users: BTreeMap::new(),
-            permissions: Vec::new(),
+            directory: Directory::default(),
+            policies: Policies::default(),
             queues: HashMap::default(),
             sessions: HashMap::default(),
             next_session: 1,
@@ -301,6 +310,7 @@ impl Shard {
             channels: HashMap::default(),
             stalled: Vec::new(),
             exclusive: Vec::new(),
+            login: None,
         };
         self.sessions.insert(id, session);
         id
@@ -397,7 +407,7 @@ impl Shard {
         out
     }
 
-    fn send(&mut self, id: usize, out: Out) {
+    pub(crate) fn send(&mut self, id: usize, out: Out) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.outbox.push(out);
             session.notify.notify_one();

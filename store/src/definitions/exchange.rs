@@ -102,8 +102,9 @@ impl Shard {
             internal: ask.internal,
             arguments: ask.arguments.encode(),
         };
-        let exchange =
+        let mut exchange =
             Exchange::new(spec).map_err(|detail| failed(Noun::Exchange, name, detail))?;
+        exchange.alternate = self.effective_alternate(&exchange.spec);
         if ask.durable {
             let spec = exchange.spec.clone();
             self.pending
@@ -271,7 +272,7 @@ impl Shard {
         self.check_exchange(&spec.vhost, &spec.source)
     }
 
-    fn is_durable(&self, spec: &BindingSpec) -> bool {
+    pub(crate) fn is_durable(&self, spec: &BindingSpec) -> bool {
         let exchange = |name: &str| {
             self.exchange(&spec.vhost, name)
                 .is_some_and(|exchange| exchange.spec.durable)

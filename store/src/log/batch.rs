@@ -4,25 +4,65 @@
 //! dead-letter move, a tick and "job + message" are one step each.
 //! Never: decides; `shard` fills it under its lock, `log::writer` hands it to a backend.
 
+use std::sync::Arc;
+
 use crate::model::*;
 
 /// A definition created, changed or removed. Puts overwrite; deletes of missing rows are no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DefinitionChange {
-    PutVhost(VhostSpec),
-    PutUser(UserSpec),
-    DeleteUser(std::sync::Arc<str>),
-    PutPermission(PermissionSpec),
+    Access(AccessChange),
     PutExchange(ExchangeSpec),
     DeleteExchange {
-        vhost: std::sync::Arc<str>,
-        name: std::sync::Arc<str>,
+        vhost: Arc<str>,
+        name: Arc<str>,
     },
     PutQueue(QueueSpec),
     /// Removes the queue with its segments, settled rows, head and waiting messages.
     DeleteQueue(QueueId),
     PutBinding(BindingSpec),
     DeleteBinding(BindingSpec),
+}
+
+/// A change of who may do what, or of what operators define.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessChange {
+    PutVhost(VhostSpec),
+    /// Takes everything declared and defined in it along, but for queues: each needs a
+    /// `DeleteQueue` of its own.
+    DeleteVhost(Arc<str>),
+    PutUser(UserSpec),
+    /// Takes its permissions and limits along.
+    DeleteUser(Arc<str>),
+    PutPermission(PermissionSpec),
+    DeletePermission {
+        vhost: Arc<str>,
+        user: Arc<str>,
+    },
+    PutTopicPermission(TopicPermissionSpec),
+    DeleteTopicPermission {
+        vhost: Arc<str>,
+        user: Arc<str>,
+        exchange: Arc<str>,
+    },
+    PutPolicy(PolicySpec),
+    DeletePolicy {
+        kind: PolicyKind,
+        vhost: Arc<str>,
+        name: Arc<str>,
+    },
+    PutParameter(ParameterSpec),
+    DeleteParameter {
+        vhost: Arc<str>,
+        component: Arc<str>,
+        name: Arc<str>,
+    },
+    PutLimit(LimitSpec),
+    DeleteLimit {
+        of: LimitOf,
+        subject: Arc<str>,
+        name: LimitName,
+    },
 }
 
 /// Messages that one commit appends to one queue: one row, written once, never updated.

@@ -43,6 +43,22 @@ impl Shard {
         self.watch(id);
     }
 
+    /// A policy changed what holds for a live queue.
+    pub(crate) fn apply_arguments(&mut self, id: QueueId, arguments: Arguments) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        if queue.arguments == arguments {
+            return;
+        }
+        queue.log.count_bodies(arguments.max_length_bytes.is_some());
+        queue.arguments = arguments;
+        self.watch(id);
+        self.trim(id);
+        self.expire(id);
+        self.pump(id);
+    }
+
     /// Removes a queue with its bindings and messages; its consumers hear of it. Answers how many
     /// messages were ready.
     pub(crate) fn drop_queue(&mut self, id: QueueId) -> u64 {

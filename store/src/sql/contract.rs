@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use self::access::*;
 use self::job::*;
 use super::memory::Memory;
 use super::sqlite::{Options, Sqlite};
 use super::*;
 use crate::log::batch::*;
 
+mod access;
 mod job;
 
 /// An engine under test, with its place on disk.
@@ -149,6 +151,10 @@ contract! {
     retire_leaves_open_jobs_alone,
     schedules_are_replaced_and_dropped,
     an_empty_batch_passes,
+    rules_come_back_in_order,
+    a_rule_is_replaced_and_deleted,
+    a_deleted_user_leaves_no_right_behind,
+    a_deleted_vhost_leaves_nothing,
 }
 
 // Fixtures: `n` alone tells one from the other.
@@ -344,9 +350,9 @@ fn other_definitions() -> Vec<DefinitionChange> {
         read: String::new(),
     };
     vec![
-        DefinitionChange::PutVhost(VhostSpec { name: "/".into() }),
-        DefinitionChange::PutUser(user),
-        DefinitionChange::PutPermission(permission),
+        DefinitionChange::Access(AccessChange::PutVhost(vhost("/"))),
+        DefinitionChange::Access(AccessChange::PutUser(user)),
+        DefinitionChange::Access(AccessChange::PutPermission(permission)),
         DefinitionChange::PutExchange(exchange("logs", "topic")),
         DefinitionChange::PutExchange(exchange("inner", "x-consistent-hash")),
         DefinitionChange::PutBinding(binding("q1", b"a.#")),
@@ -392,7 +398,7 @@ async fn definitions_come_back_in_order(bench: Bench) {
     bench.commit(full_batch()).await.unwrap();
     let image = bench.load().await;
     assert_eq!(image.queues, [queue(1), queue(2)]);
-    assert_eq!(image.vhosts, [VhostSpec { name: "/".into() }]);
+    assert_eq!(image.vhosts, [vhost("/")]);
     let names: Vec<_> = image.exchanges.iter().map(|row| &*row.name).collect();
     assert_eq!(names, ["inner", "logs"]);
     assert_eq!(image.exchanges[0].kind, "x-consistent-hash");
@@ -428,7 +434,7 @@ async fn a_put_overwrites_and_a_delete_of_nothing_passes(bench: Bench) {
     let nothing = [
         DefinitionChange::PutQueue(renamed.clone()),
         DefinitionChange::DeleteQueue(QueueId(99)),
-        DefinitionChange::DeleteUser("nobody".into()),
+        DefinitionChange::Access(AccessChange::DeleteUser("nobody".into())),
         DefinitionChange::DeleteExchange {
             vhost: "/".into(),
             name: "nothing".into(),
@@ -451,7 +457,7 @@ async fn a_put_overwrites_and_a_delete_of_nothing_passes(bench: Bench) {
     );
 
     let gone = [
-        DefinitionChange::DeleteUser("guest".into()),
+        DefinitionChange::Access(AccessChange::DeleteUser("guest".into())),
         DefinitionChange::DeleteExchange {
             vhost: "/".into(),
             name: "logs".into(),

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::*;
 use crate::log::batch::*;
 
+mod access;
+
 /// A store in memory, with the failures that a test has planned.
 #[derive(Default)]
 pub struct Memory {
@@ -48,9 +50,7 @@ struct Stored {
 
 #[derive(Clone, Default)]
 struct State {
-    vhosts: BTreeMap<Arc<str>, VhostSpec>,
-    users: BTreeMap<Arc<str>, UserSpec>,
-    permissions: BTreeMap<(Arc<str>, Arc<str>), PermissionSpec>,
+    access: access::Rows,
     exchanges: BTreeMap<(Arc<str>, Arc<str>), ExchangeSpec>,
     queues: BTreeMap<QueueId, QueueSpec>,
     bindings: BTreeMap<BindingKey, BindingSpec>,
@@ -488,19 +488,12 @@ impl State {
 
     fn define(&mut self, change: &DefinitionChange) {
         match change.clone() {
-            DefinitionChange::PutVhost(row) => {
-                self.vhosts.insert(Arc::clone(&row.name), row);
-            }
-            DefinitionChange::PutUser(row) => {
-                self.users.insert(Arc::clone(&row.name), row);
-            }
-            DefinitionChange::DeleteUser(name) => {
-                self.users.remove(&name);
-                self.permissions.retain(|(_, user), _| *user != name);
-            }
-            DefinitionChange::PutPermission(row) => {
-                self.permissions
-                    .insert((Arc::clone(&row.vhost), Arc::clone(&row.user)), row);
+            DefinitionChange::Access(change) => {
+                if let AccessChange::DeleteVhost(name) = &change {
+                    self.exchanges.retain(|(vhost, _), _| vhost != name);
+                    self.bindings.retain(|_, row| row.vhost != *name);
+                }
+                self.access.apply(change);
             }
             DefinitionChange::PutExchange(row) => {
                 self.exchanges
@@ -669,9 +662,6 @@ impl State {
             attempt: row.attempt,
         });
         Image {
-            vhosts: self.vhosts.values().cloned().collect(),
-            users: self.users.values().cloned().collect(),
-            permissions: self.permissions.values().cloned().collect(),
             exchanges: self.exchanges.values().cloned().collect(),
             queues: self.queues.values().cloned().collect(),
             bindings: self.bindings.values().cloned().collect(),
@@ -686,6 +676,7 @@ impl State {
             schedules: self.schedules.values().cloned().collect(),
             last_queue_id: self.last_queue_id,
             last_segment_id: self.last_segment_id,
+            ..self.access.image()
         }
     }
 }

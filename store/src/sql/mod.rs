@@ -77,6 +77,14 @@ pub struct Image {
     pub vhosts: Vec<VhostSpec>,
     pub users: Vec<UserSpec>,
     pub permissions: Vec<PermissionSpec>,
+    /// Ordered by vhost, user, exchange.
+    pub topic_permissions: Vec<TopicPermissionSpec>,
+    /// Ordered by vhost, kind, name.
+    pub policies: Vec<PolicySpec>,
+    /// Ordered by vhost, component, name.
+    pub parameters: Vec<ParameterSpec>,
+    /// Ordered by whom they bind, subject, name.
+    pub limits: Vec<LimitSpec>,
     pub exchanges: Vec<ExchangeSpec>,
     pub queues: Vec<QueueSpec>,
     pub bindings: Vec<BindingSpec>,

@@ -27,6 +27,7 @@ use self::reader::{Reading, Work};
 use self::writer::{Due, Request, Writer};
 use super::*;
 
+mod access;
 mod apply;
 mod checkpoint;
 #[cfg(test)]

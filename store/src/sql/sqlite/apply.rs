@@ -7,6 +7,7 @@
 
 use sqlx::{SqliteConnection, SqliteExecutor};
 
+use super::access;
 use super::script::Script;
 use super::statement::{self, Rows};
 use crate::log::batch::*;
@@ -170,36 +171,7 @@ pub(super) async fn drop_segments(
 
 async fn define(conn: &mut SqliteConnection, change: &DefinitionChange) -> Result<(), Fault> {
     match change {
-        DefinitionChange::PutVhost(vhost) => {
-            sqlx::query(statement::VHOST_PUT)
-                .bind(&*vhost.name)
-                .execute(conn)
-                .await?;
-        }
-        DefinitionChange::PutUser(user) => {
-            sqlx::query(statement::USER_PUT)
-                .bind(&*user.name)
-                .bind(&user.password_hash)
-                .bind(&user.hashing)
-                .bind(&user.tags)
-                .execute(conn)
-                .await?;
-        }
-        DefinitionChange::DeleteUser(name) => {
-            for text in [statement::USER_DELETE, statement::PERMISSION_DELETE_OF_USER] {
-                sqlx::query(text).bind(&**name).execute(&mut *conn).await?;
-            }
-        }
-        DefinitionChange::PutPermission(permission) => {
-            sqlx::query(statement::PERMISSION_PUT)
-                .bind(&*permission.vhost)
-                .bind(&*permission.user)
-                .bind(&permission.configure)
-                .bind(&permission.write)
-                .bind(&permission.read)
-                .execute(conn)
-                .await?;
-        }
+        DefinitionChange::Access(change) => access::define(conn, change).await?,
         DefinitionChange::PutExchange(exchange) => {
             sqlx::query(statement::EXCHANGE_PUT)
                 .bind(&*exchange.vhost)

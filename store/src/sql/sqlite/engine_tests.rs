@@ -157,7 +157,7 @@ async fn every_statement_prepares_and_is_used() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir, small()).await.close().await;
     let mut conn = plain(&dir).await;
-    let sources = ["apply", "checkpoint", "reader", "writer"]
+    let sources = ["access", "apply", "checkpoint", "reader", "writer"]
         .map(|name| fs::read_to_string(format!("{SOURCES}/sqlite/{name}.rs")).unwrap());
     let sources = sources.concat() + &fs::read_to_string(format!("{SOURCES}/sqlite.rs")).unwrap();
     for (name, text) in statement::ALL {
@@ -211,7 +211,13 @@ async fn hot_statements_use_their_index() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir, small()).await.close().await;
     let mut conn = plain(&dir).await;
-    let scans = ["list", "count", "list_of_queue", "delete_of_user"];
+    let scans = [
+        "list",
+        "count",
+        "list_of_queue",
+        "delete_of_user",
+        "delete_of_vhost",
+    ];
     for (name, text) in statement::ALL {
         let (noun, verb) = name.split_once('.').unwrap();
         if ["transaction", "checkpoint", "synchronous", "engine"].contains(&noun)

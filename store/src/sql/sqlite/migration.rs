@@ -29,6 +29,7 @@ migrations! {
     4 = "0004_schedules",
     5 = "0005_damage",
     7 = "0007_exchange_types",
+    8 = "0008_access",
 }
 
 /// Brings the schema up to date. Idempotent.

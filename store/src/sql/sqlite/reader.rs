@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Doomed, statement};
+use super::{Doomed, access, statement};
 use crate::log::batch::{HeadRow, WaitingRow};
 use crate::model::*;
 use crate::sql::{Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
@@ -50,9 +50,18 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         .fetch_one(&mut *conn)
         .await?;
     let mut image = Image {
-        vhosts: rows(conn, statement::VHOST_LIST, vhost).await?,
-        users: rows(conn, statement::USER_LIST, user).await?,
-        permissions: rows(conn, statement::PERMISSION_LIST, permission).await?,
+        vhosts: rows(conn, statement::VHOST_LIST, access::vhost).await?,
+        users: rows(conn, statement::USER_LIST, access::user).await?,
+        permissions: rows(conn, statement::PERMISSION_LIST, access::permission).await?,
+        topic_permissions: rows(
+            conn,
+            statement::TOPIC_PERMISSION_LIST,
+            access::topic_permission,
+        )
+        .await?,
+        policies: rows(conn, statement::POLICY_LIST, access::policy).await?,
+        parameters: rows(conn, statement::PARAMETER_LIST, access::parameter).await?,
+        limits: rows(conn, statement::LIMIT_VALUE_LIST, access::limit).await?,
         exchanges: rows(conn, statement::EXCHANGE_LIST, exchange).await?,
         queues: rows(conn, statement::QUEUE_LIST, queue).await?,
         bindings: rows(conn, statement::BINDING_LIST, binding).await?,
@@ -274,7 +283,7 @@ fn number(row: &SqliteRow, at: usize) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(at)?.cast_unsigned())
 }
 
-fn name(row: &SqliteRow, at: usize) -> Result<Arc<str>, sqlx::Error> {
+pub(super) fn name(row: &SqliteRow, at: usize) -> Result<Arc<str>, sqlx::Error> {
     Ok(row.try_get::<&str, _>(at)?.into())
 }
 
@@ -293,31 +302,6 @@ fn job_state(row: &SqliteRow, at: usize) -> Result<JobState, sqlx::Error> {
     let word: &str = row.try_get(at)?;
     JobState::parse(word)
         .ok_or_else(|| sqlx::Error::Decode(format!("'{word}' is no state of a job").into()))
-}
-
-fn vhost(row: &SqliteRow) -> Result<VhostSpec, sqlx::Error> {
-    Ok(VhostSpec {
-        name: name(row, 0)?,
-    })
-}
-
-fn user(row: &SqliteRow) -> Result<UserSpec, sqlx::Error> {
-    Ok(UserSpec {
-        name: name(row, 0)?,
-        password_hash: row.try_get(1)?,
-        hashing: row.try_get(2)?,
-        tags: row.try_get(3)?,
-    })
-}
-
-fn permission(row: &SqliteRow) -> Result<PermissionSpec, sqlx::Error> {
-    Ok(PermissionSpec {
-        vhost: name(row, 0)?,
-        user: name(row, 1)?,
-        configure: row.try_get(2)?,
-        write: row.try_get(3)?,
-        read: row.try_get(4)?,
-    })
 }
 
 fn exchange(row: &SqliteRow) -> Result<ExchangeSpec, sqlx::Error> {

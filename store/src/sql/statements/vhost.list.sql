@@ -1,1 +1,1 @@
-select name from vhost order by name
+select name, description, tags from vhost order by name

@@ -1,1 +1,5 @@
-insert into vhost (name) values (?) on conflict (name) do nothing
+insert into vhost (name, description, tags)
+values (?, ?, ?)
+on conflict (name) do update set
+  description = excluded.description,
+  tags = excluded.tags

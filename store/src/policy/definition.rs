@@ -1,0 +1,226 @@
+//! What a policy may say: its keys and the form of their values. Pure.
+//!
+//! Keeps: a policy that is stored can be applied; whatever cannot is refused when it is set.
+//! In: `policy::compile`.
+
+use amqp::field::{Table, Value};
+
+use crate::access::Pattern;
+use crate::error::{Error, Noun, Result};
+use crate::model::{ApplyTo, PolicyKind, PolicySpec};
+
+/// The form of a value.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// A whole number, no smaller than this.
+    Number(i64),
+    Text,
+    Words(&'static [&'static str]),
+    Float,
+    /// Accepted for RabbitMQ's sake, without effect.
+    Any,
+}
+
+/// Keys with which operators may bound what users ask for.
+const OPERATOR: &[&str] = &[
+    "delivery-limit",
+    "expires",
+    "max-in-memory-bytes",
+    "max-in-memory-length",
+    "max-length",
+    "max-length-bytes",
+    "message-ttl",
+    "overflow",
+    "queue-version",
+    "target-group-size",
+];
+
+const KEYS: &[(&str, Form)] = &[
+    ("alternate-exchange", Form::Text),
+    ("consumer-disconnected-timeout", Form::Number(0)),
+    ("consumer-timeout", Form::Number(0)),
+    ("dead-letter-exchange", Form::Text),
+    ("dead-letter-routing-key", Form::Text),
+    (
+        "dead-letter-strategy",
+        Form::Words(&["at-most-once", "at-least-once"]),
+    ),
+    ("deduplication-header", Form::Text),
+    ("deduplication-window", Form::Number(0)),
+    ("delayed-retry-max", Form::Number(0)),
+    ("delayed-retry-min", Form::Number(0)),
+    (
+        "delayed-retry-type",
+        Form::Words(&["disabled", "all", "failed", "returned"]),
+    ),
+    ("delivery-limit", Form::Number(-1)),
+    ("expires", Form::Number(1)),
+    ("federation-upstream", Form::Any),
+    ("federation-upstream-pattern", Form::Any),
+    ("federation-upstream-set", Form::Any),
+    ("ha-mode", Form::Any),
+    ("ha-params", Form::Any),
+    ("ha-promote-on-failure", Form::Any),
+    ("ha-promote-on-shutdown", Form::Any),
+    ("ha-sync-batch-size", Form::Any),
+    ("ha-sync-mode", Form::Any),
+    ("initial-cluster-size", Form::Any),
+    ("lease-timeout", Form::Any),
+    ("max-age", Form::Any),
+    ("max-in-memory-bytes", Form::Number(0)),
+    ("max-in-memory-length", Form::Number(0)),
+    ("max-length", Form::Number(0)),
+    ("max-length-bytes", Form::Number(0)),
+    ("max-priority", Form::Number(0)),
+    ("message-ttl", Form::Number(0)),
+    (
+        "overflow",
+        Form::Words(&["drop-head", "reject-publish", "reject-publish-dlx"]),
+    ),
+    ("partition-header", Form::Text),
+    ("queue-leader-locator", Form::Any),
+    ("queue-master-locator", Form::Any),
+    ("queue-mode", Form::Words(&["default", "lazy"])),
+    ("queue-version", Form::Number(1)),
+    ("retain", Form::Number(0)),
+    ("retry-delay", Form::Number(0)),
+    ("retry-jitter", Form::Float),
+    ("retry-limit", Form::Number(0)),
+    ("retry-max-delay", Form::Number(0)),
+    ("retry-multiplier", Form::Float),
+    ("shards-per-node", Form::Any),
+    ("stream-max-segment-size-bytes", Form::Any),
+    ("target-group-size", Form::Any),
+];
+
+/// The definition, when every key and value can be used.
+///
+/// # Errors
+/// `PreconditionFailed`, naming the policy and the key.
+pub fn check(spec: &PolicySpec) -> Result<Table> {
+    let table = Table::parse(&spec.definition).map_err(|error| refused(spec, error.to_string()))?;
+    if table.0.is_empty() {
+        return Err(refused(spec, "its definition is empty"));
+    }
+    if spec.kind == PolicyKind::Operator && spec.apply_to == ApplyTo::Exchanges {
+        return Err(refused(spec, "an operator policy applies to queues only"));
+    }
+    for (key, value) in &table.0 {
+        let key = String::from_utf8_lossy(key);
+        let known = KEYS.iter().find(|(name, _)| *name == key);
+        let Some((name, form)) = known else {
+            return Err(refused(spec, format!("'{key}' is no key of a policy")));
+        };
+        if spec.kind == PolicyKind::Operator && !OPERATOR.contains(name) {
+            let reason = format!("'{key}' is no key of an operator policy");
+            return Err(refused(spec, reason));
+        }
+        if let Err(expected) = fits(*form, value) {
+            return Err(refused(spec, format!("'{key}' must be {expected}")));
+        }
+    }
+    Ok(table)
+}
+
+fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
+    let fits = match form {
+        Form::Number(low) => value.as_i64().is_some_and(|n| n >= low),
+        Form::Text => value.as_text().is_some(),
+        Form::Words(words) => value.as_text().is_some_and(|word| words.contains(&word)),
+        Form::Float => value.as_i64().is_some() || matches!(value, Value::F64(_) | Value::F32(_)),
+        Form::Any => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(match form {
+        Form::Number(low) => format!("a whole number, at least {low}"),
+        Form::Text => "text".into(),
+        Form::Words(words) => format!("one of {}", words.join(", ")),
+        Form::Float | Form::Any => "a number".into(),
+    })
+}
+
+/// The policy's pattern, compiled.
+pub(super) fn pattern(spec: &PolicySpec) -> Result<Pattern> {
+    Pattern::compile(&spec.pattern).map_err(|reason| {
+        let reason = format!("the pattern '{}' cannot be used: {reason}", spec.pattern);
+        refused(spec, reason)
+    })
+}
+
+fn refused(spec: &PolicySpec, reason: impl std::fmt::Display) -> Error {
+    let noun = match spec.kind {
+        PolicyKind::User => Noun::Policy,
+        PolicyKind::Operator => Noun::OperatorPolicy,
+    };
+    let (name, vhost) = (&spec.name, &spec.vhost);
+    let detail = format!("{} '{name}' in vhost '{vhost}': {reason}", noun.as_str());
+    Error::PreconditionFailed {
+        noun,
+        name: name.to_string(),
+        detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(kind: PolicyKind, key: &str, value: Value) -> String {
+        let mut definition = Table::default();
+        definition.insert(key, value);
+        let spec = PolicySpec {
+            kind,
+            vhost: "/".into(),
+            name: "p".into(),
+            pattern: String::new(),
+            apply_to: ApplyTo::All,
+            priority: 0,
+            definition: definition.encode(),
+        };
+        check(&spec)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn keys_and_values_are_judged_when_they_are_set() {
+        use PolicyKind::{Operator, User};
+        for (kind, key, value, reason) in [
+            (User, "max-length", Value::I64(5), ""),
+            (User, "ha-mode", Value::text("all"), ""),
+            (User, "retry-jitter", Value::F64(0.5_f64.to_bits()), ""),
+            (Operator, "overflow", Value::text("drop-head"), ""),
+            (
+                User,
+                "max-lenght",
+                Value::I64(5),
+                "policy 'p' in vhost '/': 'max-lenght' is no key of a policy",
+            ),
+            (
+                User,
+                "max-length",
+                Value::text("5"),
+                "policy 'p' in vhost '/': 'max-length' must be a whole number, at least 0",
+            ),
+            (
+                User,
+                "overflow",
+                Value::text("x"),
+                "policy 'p' in vhost '/': 'overflow' must be one of drop-head, reject-publish, \
+                 reject-publish-dlx",
+            ),
+            (
+                Operator,
+                "dead-letter-exchange",
+                Value::text("x"),
+                "operator policy 'p' in vhost '/': 'dead-letter-exchange' is no key of an \
+                 operator policy",
+            ),
+        ] {
+            assert_eq!(refusal(kind, key, value), reason, "{key}");
+        }
+    }
+}

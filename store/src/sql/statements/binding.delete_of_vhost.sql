@@ -1,0 +1,1 @@
+delete from binding where vhost = ?

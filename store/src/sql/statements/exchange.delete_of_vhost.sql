@@ -1,0 +1,1 @@
+delete from exchange where vhost = ?

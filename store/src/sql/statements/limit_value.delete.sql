@@ -1,0 +1,1 @@
+delete from limit_value where subject_kind = ? and subject = ? and name = ?

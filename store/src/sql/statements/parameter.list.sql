@@ -1,0 +1,3 @@
+select vhost, component, name, value
+from parameter
+order by vhost, component, name

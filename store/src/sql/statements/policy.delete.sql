@@ -1,0 +1,1 @@
+delete from policy where kind = ? and vhost = ? and name = ?

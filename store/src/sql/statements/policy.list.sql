@@ -1,0 +1,3 @@
+select kind, vhost, name, pattern, apply_to, priority, definition
+from policy
+order by vhost, kind desc, name

@@ -1,0 +1,1 @@
+delete from topic_permission where vhost = ? and user_name = ? and exchange = ?

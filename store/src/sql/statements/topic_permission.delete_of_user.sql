@@ -1,0 +1,1 @@
+delete from topic_permission where user_name = ?
