@@ -9,6 +9,7 @@
 mod in_process;
 
 use std::env;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use in_process::InProcess;
 use tests::conversation::stage::{Stage, Tcp};
 use tests::conversation::{Conversation, Patience, Report, files, play_all};
 use tests::leveret::Leveret;
-use tests::rabbitmq::RabbitMq;
+use tests::rabbitmq::{DEFINITIONS, RabbitMq};
 
 #[test]
 fn rabbitmq_holds_the_conversations() -> Result<()> {
@@ -42,7 +43,11 @@ fn leveret_holds_the_conversations() -> Result<()> {
             address,
         });
     }
-    let server = Leveret::start("")?;
+    let folder = tempfile::tempdir()?;
+    let definitions = folder.path().join("definitions.json");
+    fs::write(&definitions, DEFINITIONS)?;
+    let config = format!("load_definitions = {:?}", definitions.display().to_string());
+    let server = Leveret::start(&config)?;
     play(&Tcp {
         name,
         family,

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gateway::definitions;
 use gateway::session::{self, Shared};
 use store::Store;
 use store::clock::simulation;
 use store::sql::memory::Memory;
 use tests::conversation::client::{Client, Opening};
 use tests::conversation::stage::Stage;
+use tests::rabbitmq::DEFINITIONS;
 use tests::wire::content::{Content, position};
 use tests::wire::method::Method;
 use tests::wire::value::Value;
@@ -56,6 +58,8 @@ impl InProcess {
 
     async fn start_on(engine: Arc<Memory>) -> Result<Self> {
         let store = Store::open(engine, store::Options::default()).await?;
+        store.lock().import(definitions::read(DEFINITIONS, None)?)?;
+        store.on_disk().await?;
         let message_max = amqp::limits::MESSAGE_MAX;
         Ok(Self {
             store,

@@ -16,6 +16,11 @@ use crate::config::{self, Given};
 use crate::node::{self, First};
 use crate::telemetry;
 
+mod operate;
+mod print;
+
+use operate::Operate;
+
 const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 
 /// An asynchronous-work server: RabbitMQ clients connect to it unchanged.
@@ -26,6 +31,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     flags: Flags,
+    /// Print lists as JSON.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -36,6 +44,8 @@ enum Command {
     CheckConfig,
     /// Ask the server on the HTTP address whether it is ready.
     Health,
+    #[command(flatten)]
+    Operate(Operate),
 }
 
 #[derive(Args)]
@@ -71,6 +81,7 @@ pub fn run() -> anyhow::Result<()> {
         None | Some(Command::Serve) => serve(&given),
         Some(Command::CheckConfig) => check(&given),
         Some(Command::Health) => health(&given),
+        Some(Command::Operate(operate)) => operate::run(&given, operate, cli.json),
     }
 }
 
@@ -95,11 +106,7 @@ fn serve(given: &Given) -> anyhow::Result<()> {
             tracing::warn!(schedule = schedule.name, "{warning}");
         }
     }
-    let first = First {
-        user: setting("RABBITMQ_DEFAULT_USER", "guest")?,
-        password: setting("RABBITMQ_DEFAULT_PASS", "guest")?,
-        vhost: setting("RABBITMQ_DEFAULT_VHOST", "/")?,
-    };
+    let first = first()?;
     let recorder = telemetry::metrics()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -144,6 +151,15 @@ fn health(given: &Given) -> anyhow::Result<()> {
     }
     println!("ready");
     Ok(())
+}
+
+/// The first user and vhost.
+fn first() -> anyhow::Result<First> {
+    Ok(First {
+        user: setting("RABBITMQ_DEFAULT_USER", "guest")?,
+        password: setting("RABBITMQ_DEFAULT_PASS", "guest")?,
+        vhost: setting("RABBITMQ_DEFAULT_VHOST", "/")?,
+    })
 }
 
 /// A variable, the contents of the file that `<name>_FILE` names, or the default.

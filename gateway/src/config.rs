@@ -28,6 +28,8 @@ pub struct Config {
     pub work_rules_all: bool,
     pub log: String,
     pub log_json: bool,
+    /// RabbitMQ's definitions.json, taken in at each start.
+    pub load_definitions: Option<PathBuf>,
     pub calls: Calls,
     pub schedules: Vec<Schedule>,
     /// The file that was read, if any.
@@ -141,6 +143,7 @@ fn merge(
             .clone()
             .or(file.log.level)
             .unwrap_or_else(|| "info".into()),
+        load_definitions: file.load_definitions,
         log_json: file.log.format == LogFormat::Json,
         calls: Calls {
             timeout: calls.timeout.map_or(HOUR, |span| span.0),
@@ -171,6 +174,7 @@ fn store_url(text: &str) -> Result<StoreUrl, Error> {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
+    load_definitions: Option<PathBuf>,
     listen: Listen,
     store: StoreSection,
     log: LogSection,

@@ -3,8 +3,11 @@
 //! Keeps: one door per protocol; `reply` is the only translation of errors to AMQP, and
 //! `http::problem` to HTTP.
 
+mod access;
+pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod definitions;
 pub mod http;
 pub mod listen;
 pub mod node;

@@ -5,6 +5,7 @@
 //! Never: reads the environment or the file; `config` did.
 //! In: `cli`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StoreUrl};
 use crate::session::Shared;
-use crate::{http, listen};
+use crate::{admin, definitions, http, listen};
 
 /// How long requests and sessions under way may take to end.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
@@ -43,11 +44,18 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
     let web = bind(config.http_listen).await?;
     let options = Options {
         work_rules_all: config.work_rules_all,
-        default_user: (first.user.clone(), first.password),
+        // As in RabbitMQ, a file of definitions stands for the first user.
+        default_user: config
+            .load_definitions
+            .is_none()
+            .then(|| (first.user.clone(), first.password)),
         default_vhost: first.vhost,
         ..Options::default()
     };
     let store = Store::open(backend(&config).await?, options).await?;
+    if let Some(path) = &config.load_definitions {
+        load_definitions(&store, path).await?;
+    }
     let ticker = Ticker::start(store.clone(), config.schedules.clone()).await?;
     let ticker = Arc::new(ticker);
     let janitor = Janitor::start(store.clone());
@@ -63,6 +71,7 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
         stop: stop.clone(),
     };
     let requests = http::serve(web, app);
+    let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;
     ended().await?;
     tracing::info!("stopping");
     stop.cancel();
@@ -70,10 +79,24 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
     if tokio::time::timeout(GOODBYE_WITHIN, goodbye).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
+    if let Some(commands) = commands {
+        let _ = commands.await;
+    }
     ticker.stop().await;
     janitor.stop().await;
     store.stop().await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Before anybody connects, so that no client finds half of it.
+async fn load_definitions(store: &Store, path: &Path) -> anyhow::Result<()> {
+    let failed = || format!("load_definitions: {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(failed)?;
+    let all = definitions::read(&text, None).with_context(failed)?;
+    store.lock().import(all).with_context(failed)?;
+    store.on_disk().await?;
+    tracing::info!("definitions loaded");
     Ok(())
 }
 
@@ -83,7 +106,7 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
     let path = match &config.store {
         StoreUrl::Memory => return Ok(Arc::new(Memory::new())),
         StoreUrl::Sqlite(Some(path)) => path.clone(),

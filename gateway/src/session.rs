@@ -17,6 +17,7 @@ use amqp::reply::{Close, Scope};
 use amqp::tags::{Confirm, Confirms};
 use amqp::{control, hot, limits, sasl};
 use store::Store;
+use store::access::{Resource, Right};
 use store::definitions::{ExchangeDeclare, QueueDeclare, generated};
 use store::model::{BindingSpec, DestinationKind, QueueId};
 use store::queue::consumers::{ChannelKey, Consumer};
@@ -25,11 +26,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Door;
 use crate::reply;
 
 mod methods;
 mod output;
 mod publish;
+mod rights;
 
 use publish::{Kept, Published};
 
@@ -108,6 +111,8 @@ struct Session {
     store: Store,
     vhost: Arc<str>,
     user: String,
+    /// What the user may do in the vhost.
+    door: Door,
     loopback: bool,
     mechanism: String,
     confirms: HashMap<u16, Confirms>,
@@ -141,6 +146,7 @@ pub async fn run<R, W>(
         store: store.clone(),
         vhost: "/".into(),
         user: String::new(),
+        door: Door::new(&store, "", ""),
         loopback,
         mechanism: String::new(),
         confirms: HashMap::new(),
@@ -314,6 +320,10 @@ impl Session {
             } => self.login(&mechanism, &response),
             Event::Open { vhost } => self.open(&vhost),
             Event::ChannelOpen { channel } => {
+                let allowed = self.store.lock().check_channels(self.id);
+                if let Err(error) = allowed {
+                    return self.close_channel(channel, &reply::close(&error, (0, 0)));
+                }
                 self.store.lock().open_channel(self.key(channel));
                 let ok = channel::AMQPMethod::OpenOk(channel::OpenOk {});
                 self.conn.reply(channel, &AMQPClass::Channel(ok));
@@ -359,21 +369,18 @@ impl Session {
     }
 
     fn open(&mut self, vhost: &str) {
-        let cause = (10, 40);
-        let (known, may) = {
-            let shard = self.store.lock();
-            (shard.has_vhost(vhost), shard.may_open(&self.user, vhost))
-        };
-        let text = if !known {
-            format!("vhost {vhost} not found")
-        } else if !may {
-            format!("access to vhost '{vhost}' refused for user '{}'", self.user)
-        } else {
-            self.vhost = vhost.into();
-            return self.conn.accept_open();
-        };
-        self.clean(true);
-        self.conn.close(now(), &Close::connection(530, text, cause));
+        let entered = self.store.lock().enter(self.id, &self.user, vhost);
+        match entered {
+            Ok(_) => {
+                self.vhost = vhost.into();
+                self.door = Door::new(&self.store, &self.user, vhost);
+                self.conn.accept_open();
+            }
+            Err(error) => {
+                self.clean(true);
+                self.conn.close(now(), &reply::close(&error, (10, 40)));
+            }
+        }
     }
 
     /// The operator stops the node.
@@ -387,6 +394,26 @@ impl Session {
         // The client hears of it; whether it answers is its own affair.
         self.conn
             .handle_deadline(now() + limits::CLOSE_OK + limits::CLOSE_OK);
+    }
+
+    /// An operator ends the connection.
+    fn ended(&mut self, code: u16, text: String) {
+        self.clean(false);
+        if self.conn.is_open() {
+            self.conn
+                .close(now(), &Close::connection(code, text, (0, 0)));
+        }
+    }
+
+    /// May the user do this? Refused in the words of the method to blame.
+    fn may(
+        &mut self,
+        right: Right,
+        resource: Resource<'_>,
+        cause: (u16, u16),
+    ) -> Result<(), Close> {
+        let allowed = self.door.authorize(&self.store, right, resource);
+        allowed.map_err(|error| reply::close(&error, cause))
     }
 
     fn clean(&mut self, lost: bool) {

@@ -97,16 +97,5 @@ const PLUGINS: &str = "[rabbitmq_consistent_hash_exchange,rabbitmq_random_exchan
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
-/// `limited` may touch only what begins with `my-`; `stranger` may open no virtual host.
-const DEFINITIONS: &str = r#"{
-  "users": [
-    {"name": "guest", "password": "guest", "tags": "administrator"},
-    {"name": "limited", "password": "limited", "tags": ""},
-    {"name": "stranger", "password": "stranger", "tags": ""}
-  ],
-  "vhosts": [{"name": "/"}],
-  "permissions": [
-    {"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
-    {"user": "limited", "vhost": "/", "configure": "^my-", "write": "^my-", "read": "^my-"}
-  ]
-}"#;
+/// Users, vhosts and limits that the conversations count on; our servers take the same file.
+pub const DEFINITIONS: &str = include_str!("../conversation/definitions.json");

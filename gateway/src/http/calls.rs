@@ -94,6 +94,7 @@ pub(super) async fn submit(
     let Query(place) = place.map_err(|error| invalid(error.body_text()))?;
     let vhost = place.vhost.unwrap_or_else(|| "/".into());
     login.authorize(&app, &vhost)?;
+    login.authorize_publish(&app, &vhost, "")?;
     let call = Call {
         user: login.user,
         timeout: preference::timeout(&headers, app.calls.timeout)?,

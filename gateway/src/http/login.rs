@@ -11,9 +11,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use store::access::{Resource, Right};
 
 use super::App;
 use super::problem::{Kind, Problem};
+use crate::access::authorize;
 
 /// A user who has shown the right password.
 pub(super) struct Login {
@@ -28,6 +30,19 @@ impl Login {
         }
         let detail = format!("user '{}' has no access to vhost '{vhost}'", self.user);
         Err(Problem::new(Kind::Forbidden, detail))
+    }
+}
+
+impl Login {
+    /// The user may publish to the exchange, as an AMQP client would need to.
+    pub(super) fn authorize_publish(
+        &self,
+        app: &App,
+        vhost: &str,
+        exchange: &str,
+    ) -> Result<(), Problem> {
+        let (who, what) = ((&*self.user, vhost), Resource::Exchange(exchange));
+        Ok(authorize(&app.store, who, Right::Write, what)?)
     }
 }
 

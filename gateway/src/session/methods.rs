@@ -57,10 +57,13 @@ impl Session {
         let vhost = self.vhost.clone();
         let (durable, nowait, ok) = match method {
             M::Declare(m) if m.passive => {
-                let checked = self
-                    .store
-                    .lock()
-                    .check_declared(&vhost, &clean_name(m.exchange.as_str()));
+                let name = clean_name(m.exchange.as_str());
+                if !name.is_empty() {
+                    let exchange = Resource::Exchange(&name);
+                    let allowed = self.door.authorize_any(&self.store, exchange);
+                    allowed.map_err(|error| reply::close(&error, (40, 10)))?;
+                }
+                let checked = self.store.lock().check_declared(&vhost, &name);
                 checked.map_err(|error| reply::close(&error, (40, 10)))?;
                 (false, m.nowait, M::DeclareOk(exchange::DeclareOk {}))
             }
@@ -73,12 +76,16 @@ impl Session {
                     internal: m.internal,
                     arguments: control::from_field_table(&m.arguments),
                 };
+                self.may_declare_exchange(&ask)?;
                 let done = self.store.lock().declare_exchange(&vhost, ask);
                 let durable = done.map_err(|error| reply::close(&error, (40, 10)))?;
                 (durable, m.nowait, M::DeclareOk(exchange::DeclareOk {}))
             }
             M::Delete(m) => {
                 let name = clean_name(m.exchange.as_str());
+                if !(name.is_empty() || name.starts_with("amq.")) {
+                    self.may(Right::Configure, Resource::Exchange(&name), (40, 20))?;
+                }
                 let done = self
                     .store
                     .lock()
@@ -92,6 +99,7 @@ impl Session {
                 let table = control::from_field_table(&m.arguments);
                 let spec =
                     self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
+                self.may_bind(&spec, (40, 30))?;
                 let done = self.store.lock().bind(spec);
                 let durable = done.map_err(|error| reply::close(&error, (40, 30)))?;
                 (durable, m.nowait, M::BindOk(exchange::BindOk {}))
@@ -102,6 +110,7 @@ impl Session {
                 let table = control::from_field_table(&m.arguments);
                 let spec =
                     self.binding(m.source.as_str(), kind, m.destination.as_str(), key, &table);
+                self.may_bind(&spec, (40, 40))?;
                 let done = self.store.lock().unbind(&spec);
                 let durable = done.map_err(|error| reply::close(&error, (40, 40)))?;
                 (durable, m.nowait, M::UnbindOk(exchange::UnbindOk {}))
@@ -161,7 +170,6 @@ impl Session {
             M::Bind(m) => {
                 let cause = (50, 20);
                 let name = self.queue_name(ch, m.queue.as_str(), cause)?;
-                self.queue_id(&name, cause)?;
                 let both_empty = m.queue.as_str().is_empty() && m.routing_key.as_str().is_empty();
                 let key = if both_empty {
                     name.as_str()
@@ -171,6 +179,8 @@ impl Session {
                 let table = control::from_field_table(&m.arguments);
                 let kind = DestinationKind::Queue;
                 let spec = self.binding(m.exchange.as_str(), kind, &name, key.as_bytes(), &table);
+                self.may_bind(&spec, cause)?;
+                self.queue_id(&name, cause)?;
                 let done = self.store.lock().bind(spec);
                 let durable = done.map_err(|error| reply::close(&error, cause))?;
                 (durable, m.nowait, M::BindOk(queue::BindOk {}))
@@ -182,6 +192,7 @@ impl Session {
                 let key = m.routing_key.as_str().as_bytes();
                 let kind = DestinationKind::Queue;
                 let spec = self.binding(m.exchange.as_str(), kind, &name, key, &table);
+                self.may_bind(&spec, cause)?;
                 let done = self.store.lock().unbind(&spec);
                 let durable = done.map_err(|error| reply::close(&error, cause))?;
                 (durable, false, M::UnbindOk(queue::UnbindOk {}))
@@ -189,6 +200,7 @@ impl Session {
             M::Purge(m) => {
                 let cause = (50, 30);
                 let name = self.queue_name(ch, m.queue.as_str(), cause)?;
+                self.may(Right::Read, Resource::Queue(&name), cause)?;
                 let id = self.queue_id(&name, cause)?;
                 let count = self.store.lock().purge(id);
                 let message_count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -197,6 +209,7 @@ impl Session {
             M::Delete(m) => {
                 let cause = (50, 40);
                 let name = self.queue_name(ch, m.queue.as_str(), cause)?;
+                self.may(Right::Configure, Resource::Queue(&name), cause)?;
                 let mut shard = self.store.lock();
                 let done = shard.delete_queue(self.id, &self.vhost, &name, m.if_unused, m.if_empty);
                 drop(shard);
@@ -221,16 +234,28 @@ impl Session {
         let cause = (50, 10);
         let (status, durable) = if m.passive {
             let name = self.queue_name(ch, m.queue.as_str(), cause)?;
+            if !name.starts_with(REPLY_TO) {
+                let allowed = self.door.authorize_any(&self.store, Resource::Queue(&name));
+                allowed.map_err(|error| reply::close(&error, cause))?;
+            }
             let checked = self.store.lock().check_queue(self.id, &self.vhost, &name);
             (checked.map_err(|error| reply::close(&error, cause))?, false)
         } else {
+            let name = clean_name(m.queue.as_str());
+            let server_named = name.is_empty();
             let ask = QueueDeclare {
-                name: clean_name(m.queue.as_str()),
+                name: if server_named {
+                    generated("amq.gen-")
+                } else {
+                    name
+                },
+                server_named,
                 durable: m.durable,
                 exclusive: m.exclusive,
                 auto_delete: m.auto_delete,
                 arguments: control::from_field_table(&m.arguments),
             };
+            self.may_declare_queue(&ask)?;
             let done = self.store.lock().declare_queue(self.id, &self.vhost, ask);
             done.map_err(|error| reply::close(&error, cause))?
         };
@@ -328,6 +353,7 @@ impl Session {
             return Ok(());
         }
         let name = self.queue_name(ch, m.queue.as_str(), cause)?;
+        self.may(Right::Read, Resource::Queue(&name), cause)?;
         let id = self.queue_id(&name, cause)?;
         let arguments = control::from_field_table(&m.arguments);
         let priority = arguments
@@ -357,6 +383,7 @@ impl Session {
     pub(super) async fn get(&mut self, ch: u16, m: basic::Get) -> Result<(), Close> {
         let cause = (60, 70);
         let name = self.queue_name(ch, m.queue.as_str(), cause)?;
+        self.may(Right::Read, Resource::Queue(&name), cause)?;
         let id = self.queue_id(&name, cause)?;
         let frame_max = self.conn.frame_max();
         // A body on disk comes within a load or two; each try waits for a commit at least.

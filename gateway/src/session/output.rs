@@ -55,6 +55,7 @@ impl Session {
                     }
                 }
                 Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
+                Out::Close { code, text } => return self.ended(code, text),
                 Out::Unblocked => {
                     self.published_blocked = 0;
                     self.tell_blocked(None);

@@ -48,6 +48,14 @@ impl Published {
 impl Session {
     pub(super) fn publish(&mut self, block: &Arc<Block>, what: Published) {
         self.has_published = true;
+        let address = block.address(what.first as usize);
+        let (exchange, routing_key) = (address.exchange(), address.routing_key());
+        let allowed = self
+            .door
+            .authorize_publish(&self.store, exchange, routing_key);
+        if let Err(error) = allowed {
+            return self.close_channel(what.channel, &reply::close(&error, PUBLISH));
+        }
         let (mut from, mut at, end) = (what.first, what.first, what.first + what.count);
         while at < end {
             if block.entries[at as usize].flags & SPECIAL == 0 {
@@ -136,6 +144,11 @@ impl Session {
         }
         if let Some(user) = properties::user_id(raw)
             && user != self.user.as_bytes()
+            && !self
+                .store
+                .lock()
+                .directory
+                .has_tag(&self.user, "impersonator")
         {
             let text = format!(
                 "user_id property set to '{}' but authenticated user was '{}'",

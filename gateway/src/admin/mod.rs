@@ -1,0 +1,179 @@
+//! What operators may ask of a node, from the command line: the commands and their way in.
+//!
+//! Keeps: a command means the same whether a server runs (over its socket) or not (on the store
+//! itself); an answer comes after the disk has the change.
+//! Never: asks for a password; whoever may open the socket owns the data anyway.
+//! In: `cli` sends, `node` serves.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+pub mod client;
+mod list;
+mod run;
+pub mod socket;
+
+pub use run::run;
+
+/// Of the lines on the socket. A change that an older binary misreads is a new number.
+pub const VERSION: u32 = 1;
+
+/// The socket's name in the data directory.
+pub const SOCKET: &str = "admin.sock";
+
+/// A line from the command.
+#[derive(Deserialize, Serialize)]
+pub struct Request {
+    pub version: u32,
+    pub command: Command,
+}
+
+/// A line from the server.
+#[derive(Deserialize, Serialize)]
+pub struct Response {
+    pub version: u32,
+    pub result: Result<Answer, String>,
+}
+
+/// What there is to say.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Done,
+    Table {
+        columns: Vec<String>,
+        rows: Vec<Vec<Json>>,
+    },
+    /// A document, to be printed as it is.
+    Text(String),
+}
+
+/// What can be asked.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    UserAdd {
+        name: String,
+        password: String,
+        tags: Vec<String>,
+    },
+    UserDelete {
+        name: String,
+    },
+    UserPassword {
+        name: String,
+        password: String,
+    },
+    UserTags {
+        name: String,
+        tags: Vec<String>,
+    },
+    UserList,
+    PermissionSet {
+        vhost: String,
+        user: String,
+        configure: String,
+        write: String,
+        read: String,
+    },
+    PermissionClear {
+        vhost: String,
+        user: String,
+    },
+    PermissionList(Only),
+    TopicPermissionSet {
+        vhost: String,
+        user: String,
+        exchange: String,
+        write: String,
+        read: String,
+    },
+    TopicPermissionClear {
+        vhost: String,
+        user: String,
+        exchange: Option<String>,
+    },
+    TopicPermissionList(Only),
+    VhostAdd {
+        name: String,
+        description: String,
+        tags: Vec<String>,
+    },
+    VhostDelete {
+        name: String,
+    },
+    VhostList,
+    PolicySet(Policy),
+    PolicyClear {
+        operator: bool,
+        vhost: String,
+        name: String,
+    },
+    PolicyList {
+        operator: bool,
+        vhost: Option<String>,
+    },
+    ParameterSet {
+        /// Neither vhost nor component: a global one.
+        vhost: String,
+        component: String,
+        name: String,
+        value: Json,
+    },
+    ParameterClear {
+        vhost: String,
+        component: String,
+        name: String,
+    },
+    ParameterList {
+        global: bool,
+        vhost: Option<String>,
+    },
+    LimitSet {
+        subject: Subject,
+        name: String,
+        value: i64,
+    },
+    LimitClear {
+        subject: Subject,
+        name: Option<String>,
+    },
+    LimitList,
+    DefinitionsImport {
+        text: String,
+        vhost: Option<String>,
+    },
+    DefinitionsExport {
+        vhost: Option<String>,
+    },
+}
+
+/// Which rows to list; all without either.
+#[derive(Default, Deserialize, Serialize)]
+pub struct Only {
+    pub vhost: Option<String>,
+    pub user: Option<String>,
+}
+
+/// A policy as an operator writes it.
+#[derive(Deserialize, Serialize)]
+pub struct Policy {
+    pub operator: bool,
+    pub vhost: String,
+    pub name: String,
+    pub pattern: String,
+    pub apply_to: String,
+    pub priority: i32,
+    pub definition: Map<String, Json>,
+}
+
+/// Whom a limit binds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    Vhost(String),
+    User(String),
+}
+
+#[cfg(test)]
+mod tests;
