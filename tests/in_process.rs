@@ -94,6 +94,28 @@ impl InProcess {
     }
 }
 
+impl InProcess {
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// A connection to it.
+    pub(crate) fn stream(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(PIPE);
+        let (reader, writer) = tokio::io::split(server);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.spawn(session::run(
+            reader,
+            writer,
+            true,
+            self.store.clone(),
+            self.shared.clone(),
+            self.stop.clone(),
+        ));
+        client
+    }
+}
+
 impl Stage for InProcess {
     type Stream = DuplexStream;
 
@@ -110,18 +132,7 @@ impl Stage for InProcess {
     }
 
     async fn connect(&self) -> io::Result<DuplexStream> {
-        let (client, server) = tokio::io::duplex(PIPE);
-        let (reader, writer) = tokio::io::split(server);
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.spawn(session::run(
-            reader,
-            writer,
-            true,
-            self.store.clone(),
-            self.shared.clone(),
-            self.stop.clone(),
-        ));
-        Ok(client)
+        Ok(self.stream())
     }
 }
 
