@@ -100,13 +100,13 @@ fn connections_go_with_their_user_and_their_vhost() -> Result<()> {
         store.lock().delete_user("limited")?;
         assert_eq!(
             refusal(&mut limited, 0, "connection.close").await?,
-            "CONNECTION_FORCED - user 'limited' was deleted"
+            "CONNECTION_FORCED - user 'limited' is deleted"
         );
         assert_eq!(declare(&mut guest, "gone").await?, 0, "others go on");
         store.lock().delete_vhost("/")?;
         assert_eq!(
             refusal(&mut guest, 0, "connection.close").await?,
-            "CONNECTION_FORCED - vhost '/' is deleted"
+            "CONNECTION_FORCED - vhost '/' is down"
         );
         assert!(store.stats().queues.is_empty());
         Ok(())
@@ -139,10 +139,9 @@ fn a_policy_holds_for_what_is_there_and_what_comes() -> Result<()> {
             publish(&mut client, "", "my-new").await?;
         }
         assert_eq!(declare(&mut client, "my-new").await?, 2, "the lower number");
-        let mut shard = store.lock();
-        shard.delete_policy(PolicyKind::Operator, "/", "o")?;
-        shard.delete_policy(PolicyKind::User, "/", "p")?;
-        drop(shard);
+        for (kind, name) in [(PolicyKind::Operator, "o"), (PolicyKind::User, "p")] {
+            store.lock().delete_policy(kind, "/", name)?;
+        }
         for _ in 0..5 {
             publish(&mut client, "", "my-new").await?;
         }

@@ -94,7 +94,11 @@ async fn load_definitions(store: &Store, path: &Path) -> anyhow::Result<()> {
     let failed = || format!("load_definitions: {}", path.display());
     let text = std::fs::read_to_string(path).with_context(failed)?;
     let all = definitions::read(&text, None).with_context(failed)?;
-    store.lock().import(all).with_context(failed)?;
+    let left_out = store.lock().import(all).with_context(failed)?;
+    for (binding, error) in left_out {
+        let (vhost, source, destination) = (&*binding.vhost, &*binding.source, binding.destination);
+        tracing::warn!(vhost, source, destination = &*destination, %error, "a binding is left out");
+    }
     store.on_disk().await?;
     tracing::info!("definitions loaded");
     Ok(())

@@ -2,14 +2,14 @@
 //!
 //! Keeps: data directory and ports over restarts, so that a crash can be followed by a start.
 //! Never: builds the binary.
-//! In: `tests/conversation.rs`, `tests/crash.rs`.
+//! In: `tests/conversation.rs`, `tests/crash.rs`, `tests/operator.rs`.
 
 use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,20 @@ impl Leveret {
         process
             .stop(Duration::from_secs(30))
             .with_context(|| process.last_output())
+    }
+
+    /// Runs a command of the binary on this server's data, whether the server runs or not.
+    ///
+    /// # Errors
+    /// The command could not be run.
+    pub fn command(&self, args: &[&str]) -> Result<Output> {
+        let home = self.folder.path();
+        Ok(Command::new(&self.binary)
+            .current_dir(home)
+            .args(args)
+            .arg("--data-dir")
+            .arg(home.join("data"))
+            .output()?)
     }
 
     pub fn folder(&self) -> &Path {

@@ -40,6 +40,8 @@ pub struct Response {
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     Done,
+    /// Done but for these.
+    LeftOut(Vec<String>),
     Table {
         columns: Vec<String>,
         rows: Vec<Vec<Json>>,

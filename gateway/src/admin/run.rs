@@ -2,7 +2,6 @@
 //!
 //! Keeps: the answer to a change comes when the disk has it.
 
-use store::administration::Definitions;
 use store::model::*;
 use store::shard::Shard;
 use store::{Error, Store, password};
@@ -15,20 +14,19 @@ use crate::definitions;
 /// # Errors
 /// What was wrong, for the operator.
 pub async fn run(store: &Store, command: Command) -> Result<Answer, String> {
-    let changed = {
+    let (answer, told) = {
         let mut shard = store.lock();
         match answer(&mut shard, command)? {
-            Some(answer) => return Ok(answer),
-            None => shard.on_disk(),
+            changed @ (Answer::Done | Answer::LeftOut(_)) => (changed, shard.on_disk()),
+            listed => return Ok(listed),
         }
     };
     let stopped = |_| "the server is stopping: nobody knows whether the disk has the change".into();
-    changed.await.map(|()| Answer::Done).map_err(stopped)
+    told.await.map(|()| answer).map_err(stopped)
 }
 
-/// `None`: something changed.
-fn answer(shard: &mut Shard, command: Command) -> Result<Option<Answer>, String> {
-    let listed = match &command {
+fn answer(shard: &mut Shard, command: Command) -> Result<Answer, String> {
+    Ok(match &command {
         Command::UserList => list::users(shard),
         Command::VhostList => list::vhosts(shard),
         Command::PermissionList(only) => list::permissions(shard, only),
@@ -41,9 +39,9 @@ fn answer(shard: &mut Shard, command: Command) -> Result<Option<Answer>, String>
         }
         Command::LimitList => list::limits(shard),
         Command::DefinitionsExport { vhost } => export(shard, vhost.as_deref())?,
-        _ => return change(shard, command).map(|()| None),
-    };
-    Ok(Some(listed))
+        Command::DefinitionsImport { text, vhost } => import(shard, text, vhost.as_deref())?,
+        _ => return change(shard, command).map(|()| Answer::Done),
+    })
 }
 
 fn change(shard: &mut Shard, command: Command) -> Result<(), String> {
@@ -198,13 +196,26 @@ fn place(shard: &mut Shard, command: Command) -> Result<(), String> {
             let name = name.as_deref().map(limit).transpose()?;
             shard.delete_limits(of, &subject, name)
         }
-        Command::DefinitionsImport { text, vhost } => shard.import(read(&text, vhost.as_deref())?),
         _ => return Err("not a command that changes anything".into()),
     })
 }
 
-fn read(text: &str, vhost: Option<&str>) -> Result<Definitions, String> {
-    definitions::read(text, vhost).map_err(|error| error.to_string())
+fn import(shard: &mut Shard, text: &str, vhost: Option<&str>) -> Result<Answer, String> {
+    let all = definitions::read(text, vhost).map_err(|error| error.to_string())?;
+    let left_out = shard.import(all).map_err(|error| error.to_string())?;
+    if left_out.is_empty() {
+        return Ok(Answer::Done);
+    }
+    let lines = left_out.iter().map(|(binding, error)| {
+        format!(
+            "binding from '{}' to {} '{}' in vhost '{}': {error}",
+            binding.source,
+            binding.destination_kind.as_str(),
+            binding.destination,
+            binding.vhost
+        )
+    });
+    Ok(Answer::LeftOut(lines.collect()))
 }
 
 fn export(shard: &Shard, vhost: Option<&str>) -> Result<Answer, String> {

@@ -12,6 +12,7 @@ use crate::admin::Answer;
 pub(super) fn answer(answer: &Answer, json: bool) -> anyhow::Result<()> {
     match answer {
         Answer::Done => {}
+        Answer::LeftOut(lines) => lines.iter().for_each(|line| eprintln!("left out: {line}")),
         Answer::Text(text) => print!("{text}"),
         Answer::Table { columns, rows } if json => {
             let rows: Vec<Map<String, Json>> = rows

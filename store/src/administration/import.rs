@@ -54,19 +54,23 @@ enum Done {
 }
 
 impl Shard {
-    /// Takes all in, or nothing.
+    /// Takes all in, or nothing. Answers the bindings that were left out because an end is not
+    /// there, with the reason: RabbitMQ 3.10 exports bindings of internal exchanges without these.
     ///
     /// # Errors
     /// Whatever the first object that cannot be taken was refused for; it is named.
-    pub fn import(&mut self, all: Definitions) -> Result<()> {
+    pub fn import(&mut self, all: Definitions) -> Result<Vec<(BindingSpec, Error)>> {
         self.judge(&all)?;
         let mut done = Vec::new();
-        if let Err(error) = self.declare_all(&all, &mut done) {
-            for step in done.into_iter().rev() {
-                self.undo(step);
+        let left_out = match self.declare_all(&all, &mut done) {
+            Ok(left_out) => left_out,
+            Err(error) => {
+                for step in done.into_iter().rev() {
+                    self.undo(step);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         for vhost in all.vhosts {
             self.put_vhost(vhost)?;
         }
@@ -88,7 +92,7 @@ impl Shard {
         for policy in all.policies {
             self.put_policy(policy)?;
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// Everything that needs no object to be judged.
@@ -137,7 +141,11 @@ impl Shard {
         Ok(())
     }
 
-    fn declare_all(&mut self, all: &Definitions, done: &mut Vec<Done>) -> Result<()> {
+    fn declare_all(
+        &mut self,
+        all: &Definitions,
+        done: &mut Vec<Done>,
+    ) -> Result<Vec<(BindingSpec, Error)>> {
         for vhost in &all.vhosts {
             if !self.has_vhost(&vhost.name) {
                 self.put_vhost(vhost.clone())?;
@@ -161,13 +169,17 @@ impl Shard {
                 done.push(Done::Queue(id));
             }
         }
+        let mut left_out = Vec::new();
         for binding in &all.bindings {
             self.need_vhost(&binding.vhost)?;
-            if self.bind(binding.clone())? {
-                done.push(Done::Binding(binding.clone()));
+            match self.bind(binding.clone()) {
+                Ok(true) => done.push(Done::Binding(binding.clone())),
+                Ok(false) => {}
+                Err(error @ Error::NotFound { .. }) => left_out.push((binding.clone(), error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(left_out)
     }
 
     fn undo(&mut self, step: Done) {

@@ -33,7 +33,7 @@ impl Shard {
             .retain(|(of, subject, _), _| *of != LimitOf::User || *subject != name);
         book.changed();
         self.change(AccessChange::DeleteUser(name.clone()));
-        let text = format!("user '{name}' was deleted");
+        let text = format!("user '{name}' is deleted");
         self.close_sessions(&text, |user, _| *user == *name);
         Ok(())
     }

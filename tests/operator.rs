@@ -1,0 +1,307 @@
+//! What operators do from the command line, and definitions that go from RabbitMQ to us and back.
+//!
+//! Keeps: RabbitMQ's own tools are the judge of our files.
+//! Never: links the product; the binary and its sockets only.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value as Json, json};
+use tests::conversation::client::{Client, Opening};
+use tests::leveret::Leveret;
+use tests::rabbitmq::RabbitMq;
+use tokio::net::TcpStream;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Names of nodes, which no import carries over.
+const OF_THE_NODE: [&str; 2] = ["cluster_name", "internal_cluster_id"];
+
+#[test]
+fn definitions_go_from_rabbitmq_to_us_and_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(file("whole.json"), whole().to_string())?;
+    let before = RabbitMq::start()?;
+    before.ctl(&["import_definitions", &file("whole.json")])?;
+    before.ctl(&["export_definitions", &file("first.json")])?;
+    drop(before);
+
+    let server = Leveret::start("")?;
+    let import = ["definitions", "import", &file("first.json")];
+    let told = server.command(&import)?;
+    assert_eq!(
+        String::from_utf8(told.stderr)?,
+        "left out: binding from 'inner' to exchange 'hidden' in vhost 'shop': no exchange \
+         'hidden' in vhost 'shop'\n"
+    );
+    ensure!(told.status.success());
+    said(&server, &["definitions", "export", &file("second.json")])?;
+    // RabbitMQ hashed these passwords.
+    login(server.amqp, "limited", "limited", "/")?;
+    login(server.amqp, "hashed512", "limited", "/")?;
+    drop(server);
+
+    let after = RabbitMq::start()?;
+    after.ctl(&["import_definitions", &file("second.json")])?;
+    after.ctl(&["export_definitions", &file("third.json")])?;
+    let (first, third) = (read(&file("first.json"))?, read(&file("third.json"))?);
+    for kind in [
+        "users",
+        "vhosts",
+        "permissions",
+        "topic_permissions",
+        "parameters",
+        "global_parameters",
+        "policies",
+        "queues",
+        "exchanges",
+        "bindings",
+    ] {
+        let (first, third) = (sorted(&first[kind]), sorted(&third[kind]));
+        ensure!(!first.is_empty(), "RabbitMQ exported no {kind}");
+        for (ours, theirs) in third.iter().zip(&first) {
+            ensure!(ours == theirs, "{kind}: {theirs} came back as {ours}");
+        }
+        ensure!(first.len() == third.len(), "{kind}: some were lost");
+    }
+    Ok(())
+}
+
+/// Something of each kind that RabbitMQ 3.10 keeps.
+fn whole() -> Json {
+    json!({
+        "users": [
+            // sha512 of salt 01020304 and "limited".
+            {"name": "hashed512", "password_hash": SHA512_OF_LIMITED,
+             "hashing_algorithm": "rabbit_password_hashing_sha512", "tags": ["monitoring"],
+             "limits": {"max-connections": 5}},
+        ],
+        "vhosts": [{"name": "shop", "metadata": {"description": "sells", "tags": ["a", "b"]}}],
+        "permissions": [
+            {"user": "hashed512", "vhost": "/", "configure": "^(?!amq\\.).*", "write": ".*",
+             "read": ".*"},
+        ],
+        "topic_permissions": [
+            {"user": "hashed512", "vhost": "/", "exchange": "e", "write": "^{username}\\.",
+             "read": ".*"},
+        ],
+        "global_parameters": [{"name": "motto", "value": {"deep": [1, "two", null, true]}}],
+        "parameters": [
+            {"vhost": "shop", "component": "vhost-limits", "name": "limits",
+             "value": {"max-queues": 100}},
+            {"vhost": "shop", "component": "operator_policy", "name": "bounds",
+             "value": {"pattern": ".*", "apply-to": "queues", "priority": 3,
+                       "definition": {"max-length": 1000}}},
+        ],
+        "policies": [
+            {"vhost": "shop", "name": "dead", "pattern": "^orders", "apply-to": "queues",
+             "priority": 1, "definition": {"dead-letter-exchange": "e", "message-ttl": 60000}},
+            {"vhost": "shop", "name": "spare", "pattern": "^e$", "apply-to": "exchanges",
+             "priority": 0, "definition": {"alternate-exchange": "amq.fanout"}},
+        ],
+        "queues": [
+            {"vhost": "shop", "name": "orders", "durable": true, "auto_delete": false,
+             "arguments": {"x-max-length": 5, "x-overflow": "reject-publish", "x-own": "é"}},
+            {"vhost": "shop", "name": "safe", "durable": true, "auto_delete": false,
+             "arguments": {"x-queue-type": "quorum"}},
+            {"vhost": "/", "name": "plain", "durable": true, "auto_delete": true,
+             "arguments": {}},
+        ],
+        "exchanges": [
+            {"vhost": "shop", "name": "e", "type": "headers", "durable": true,
+             "auto_delete": false, "internal": false, "arguments": {}},
+            {"vhost": "shop", "name": "inner", "type": "topic", "durable": true,
+             "auto_delete": true, "internal": false,
+             "arguments": {"alternate-exchange": "amq.fanout"}},
+            // Exported by RabbitMQ 3.10 as the ends of bindings only.
+            {"vhost": "shop", "name": "hidden", "type": "topic", "durable": true,
+             "auto_delete": false, "internal": true, "arguments": {}},
+        ],
+        "bindings": [
+            {"vhost": "shop", "source": "e", "destination": "orders",
+             "destination_type": "queue", "routing_key": "",
+             "arguments": {"x-match": "all", "kind": "order", "size": 3}},
+            {"vhost": "shop", "source": "inner", "destination": "safe",
+             "destination_type": "queue", "routing_key": "a.#", "arguments": {}},
+            {"vhost": "shop", "source": "amq.direct", "destination": "inner",
+             "destination_type": "exchange", "routing_key": "k", "arguments": {}},
+            {"vhost": "shop", "source": "inner", "destination": "hidden",
+             "destination_type": "exchange", "routing_key": "k", "arguments": {}},
+        ],
+    })
+}
+
+#[test]
+fn commands_work_with_and_without_a_server() -> Result<()> {
+    let mut server = Leveret::start("")?;
+    said(&server, &["vhost", "add", "shop", "--description", "sells"])?;
+    said(
+        &server,
+        &["user", "add", "clerk", "secret", "--tags", "monitoring,x"],
+    )?;
+    let early = login(server.amqp, "clerk", "secret", "shop");
+    ensure!(early.is_err(), "no permission is set");
+    said(
+        &server,
+        &["permission", "set", "-p", "shop", "clerk", "^a", "", ".*"],
+    )?;
+    login(server.amqp, "clerk", "secret", "shop")?;
+    let refused = refused(&server, &["user", "add", "clerk", "x"])?;
+    assert_eq!(refused, "error: user 'clerk' exists\n");
+    assert_eq!(
+        said(&server, &["permission", "list", "-p", "shop"])?,
+        "vhost  user   configure  write  read\nshop   clerk  ^a                .*\n"
+    );
+    server.stop()?;
+    ensure!(!server.folder().join("data/admin.sock").exists());
+    said(&server, &["user", "passwd", "clerk", "changed"])?;
+    let policy = [
+        "policy",
+        "set",
+        "p",
+        "^q",
+        r#"{"max-length": 5}"#,
+        "--apply-to",
+        "queues",
+    ];
+    said(&server, &policy)?;
+    let listed: Json = serde_json::from_str(&said(&server, &["--json", "policy", "list"])?)?;
+    let expected = json!([{"vhost": "/", "name": "p", "pattern": "^q", "apply-to": "queues",
+        "priority": 0, "definition": {"max-length": 5}}]);
+    assert_eq!(listed, expected);
+    server.restart()?;
+    login(server.amqp, "clerk", "changed", "shop")?;
+    ensure!(login(server.amqp, "clerk", "secret", "shop").is_err());
+    // What a crash leaves of the socket is no server.
+    server.kill()?;
+    said(&server, &["user", "delete", "clerk"])?;
+    server.restart()?;
+    ensure!(login(server.amqp, "clerk", "changed", "shop").is_err());
+    said(&server, &["user", "list"])?;
+    Ok(())
+}
+
+/// The words in which a client hears that its user is gone, and its vhost.
+#[test]
+fn both_servers_end_connections_in_the_same_words() -> Result<()> {
+    let theirs = RabbitMq::start()?;
+    let ours = Leveret::start("")?;
+    for server in [&theirs as &dyn Operated, &ours] {
+        server.operate("add_vhost", &["there"])?;
+        server.operate("add_user", &["somebody", "secret"])?;
+        server.operate("set_permissions", &["-p", "there", "somebody", "", "", ""])?;
+        server.operate("set_permissions", &["-p", "there", "guest", "", "", ""])?;
+    }
+    for (verb, name, user, password) in [
+        ("delete_user", "somebody", "somebody", "secret"),
+        ("delete_vhost", "there", "guest", "guest"),
+    ] {
+        let heard = |server: &dyn Operated| -> Result<String> {
+            runtime()?.block_on(async {
+                let mut client = connect(server.amqp(), user, password, "there").await?;
+                server.operate(verb, &[name])?;
+                let close = client.await_method(0, "connection.close", PATIENCE).await?;
+                let (code, text) = (
+                    close.method.int("reply-code"),
+                    close.method.text("reply-text"),
+                );
+                Ok(format!("{code} {text}"))
+            })
+        };
+        assert_eq!(heard(&ours)?, heard(&theirs)?, "{verb}");
+    }
+    Ok(())
+}
+
+/// A server with the verbs of `rabbitmqctl`.
+trait Operated {
+    fn amqp(&self) -> SocketAddr;
+    fn operate(&self, verb: &str, args: &[&str]) -> Result<()>;
+}
+
+impl Operated for RabbitMq {
+    fn amqp(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn operate(&self, verb: &str, args: &[&str]) -> Result<()> {
+        self.ctl(&[&[verb], args].concat()).map(drop)
+    }
+}
+
+impl Operated for Leveret {
+    fn amqp(&self) -> SocketAddr {
+        self.amqp
+    }
+
+    fn operate(&self, verb: &str, args: &[&str]) -> Result<()> {
+        let verb: &[&str] = match verb {
+            "add_vhost" => &["vhost", "add"],
+            "delete_vhost" => &["vhost", "delete"],
+            "add_user" => &["user", "add"],
+            "delete_user" => &["user", "delete"],
+            "set_permissions" => &["permission", "set"],
+            other => bail!("no verb {other} here"),
+        };
+        said(self, &[verb, args].concat()).map(drop)
+    }
+}
+
+fn said(server: &Leveret, args: &[&str]) -> Result<String> {
+    let output = server.command(args)?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "leveret {args:?}: {error}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn refused(server: &Leveret, args: &[&str]) -> Result<String> {
+    let output = server.command(args)?;
+    ensure!(output.status.code() == Some(1), "leveret {args:?} was done");
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+fn login(address: SocketAddr, user: &str, password: &str, vhost: &str) -> Result<()> {
+    runtime()?.block_on(async { connect(address, user, password, vhost).await.map(drop) })
+}
+
+async fn connect(address: SocketAddr, user: &str, password: &str, vhost: &str) -> Result<Client> {
+    let mut client = Client::new(TcpStream::connect(address).await?);
+    let opening = Opening {
+        user: user.to_owned(),
+        password: password.to_owned(),
+        vhost: vhost.to_owned(),
+        ..Opening::default()
+    };
+    client.open(&opening, PATIENCE).await?;
+    Ok(client)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?)
+}
+
+fn read(path: &str) -> Result<Json> {
+    let text = fs::read_to_string(Path::new(path)).with_context(|| path.to_owned())?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn sorted(rows: &Json) -> Vec<String> {
+    let rows = rows.as_array().into_iter().flatten();
+    let rows = rows.filter(|row| {
+        let name = row["name"].as_str().unwrap_or("");
+        !OF_THE_NODE.contains(&name) && row["destination"] != "hidden"
+    });
+    // Keys of an object come in order from serde_json.
+    let mut rows: Vec<String> = rows.map(Json::to_string).collect();
+    rows.sort();
+    rows
+}
+
+/// base64(01020304 ++ SHA-512(01020304 ++ "limited")).
+const SHA512_OF_LIMITED: &str = "AQIDBD0Bz9ksg8uUJbOeHn5gDdQxk+wJ9dCAZ6tFEH7g55FCp9eNRb43Dc3rbkAS\
+     RjFZ0A2RtjZKVYuJyCfJivdJNX8=";
