@@ -106,7 +106,7 @@ fn connections_go_with_their_user_and_their_vhost() -> Result<()> {
         store.lock().delete_vhost("/")?;
         assert_eq!(
             refusal(&mut guest, 0, "connection.close").await?,
-            "CONNECTION_FORCED - vhost '/' is down"
+            "CONNECTION_FORCED - vhost '/' is deleted"
         );
         assert!(store.stats().queues.is_empty());
         Ok(())

@@ -12,6 +12,8 @@ use foldhash::fast::RandomState;
 use store::access::{Resource, Right, Rights};
 use store::{Result, Store};
 
+/// Exchanges published to lately, compared one by one before anything is looked up.
+const WRITTEN_MAX: usize = 4;
 /// Answers kept; a client that touches more names pays for a match each time round.
 const KEPT_MAX: usize = 64;
 
@@ -35,8 +37,8 @@ pub(crate) struct Door {
     version: u64,
     rights: Arc<Rights>,
     allowed: HashSet<(Right, bool, Box<str>), RandomState>,
-    /// The exchange published to last.
-    written: Option<Vec<u8>>,
+    /// Exchanges published to lately.
+    written: Vec<Vec<u8>>,
 }
 
 impl Door {
@@ -48,7 +50,7 @@ impl Door {
             version,
             rights: store.rights(user, vhost),
             allowed: HashSet::default(),
-            written: None,
+            written: Vec::new(),
         }
     }
 
@@ -95,17 +97,19 @@ impl Door {
         routing_key: &[u8],
     ) -> Result<()> {
         self.refresh(store);
-        let is_known = self
-            .written
-            .as_deref()
-            .is_some_and(|known| known == exchange);
+        let is_known = self.written.iter().any(|known| known == exchange);
         if is_known && !self.rights.has_topics() {
             return Ok(());
         }
         let name = String::from_utf8_lossy(exchange);
         self.authorize(store, Right::Write, Resource::Exchange(&name))?;
         self.authorize_topic(store, Right::Write, &name, routing_key)?;
-        self.written = Some(exchange.to_vec());
+        if !is_known {
+            if self.written.len() >= WRITTEN_MAX {
+                self.written.clear();
+            }
+            self.written.push(exchange.to_vec());
+        }
         Ok(())
     }
 
@@ -135,7 +139,7 @@ impl Door {
             self.version = version;
             self.rights = store.rights(&self.user, &self.vhost);
             self.allowed.clear();
-            self.written = None;
+            self.written.clear();
         }
     }
 }

@@ -5,7 +5,7 @@
 //! Never: reads the environment or the file; `config` did.
 //! In: `cli`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,11 +110,18 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The database's file; none in memory.
+pub(crate) fn database(config: &Config) -> Option<PathBuf> {
+    match &config.store {
+        StoreUrl::Memory => None,
+        StoreUrl::Sqlite(Some(path)) => Some(path.clone()),
+        StoreUrl::Sqlite(None) => Some(config.data_dir.join("leveret.db")),
+    }
+}
+
 pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
-    let path = match &config.store {
-        StoreUrl::Memory => return Ok(Arc::new(Memory::new())),
-        StoreUrl::Sqlite(Some(path)) => path.clone(),
-        StoreUrl::Sqlite(None) => config.data_dir.join("leveret.db"),
+    let Some(path) = database(config) else {
+        return Ok(Arc::new(Memory::new()));
     };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
@@ -131,11 +138,10 @@ fn banner(config: &Config, user: &str, amqp: std::net::SocketAddr, web: std::net
         "guest" => "guest / guest, from this machine only".to_owned(),
         other => format!("{other}, with the password you set at the first start"),
     };
-    let data = match &config.store {
-        StoreUrl::Memory => "in memory: nothing survives a restart".to_owned(),
-        StoreUrl::Sqlite(Some(path)) => path.display().to_string(),
-        StoreUrl::Sqlite(None) => config.data_dir.join("leveret.db").display().to_string(),
-    };
+    let data = database(config).map_or_else(
+        || "in memory: nothing survives a restart".to_owned(),
+        |path| path.display().to_string(),
+    );
     let file = config
         .file
         .as_ref()

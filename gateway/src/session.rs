@@ -416,6 +416,11 @@ impl Session {
         allowed.map_err(|error| reply::close(&error, cause))
     }
 
+    fn has_tag(&self, tag: &str) -> bool {
+        let shard = self.store.lock();
+        shard.directory().has_tag(&self.user, tag)
+    }
+
     fn clean(&mut self, lost: bool) {
         if !std::mem::replace(&mut self.cleaned, true) {
             self.store.lock().close_session(self.id, lost);

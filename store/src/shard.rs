@@ -223,7 +223,7 @@ pub(crate) struct Held {
 pub struct Shard {
     pub(crate) options: Options,
     pub(crate) vhosts: BTreeMap<Arc<str>, Vhost>,
-    pub directory: Directory,
+    pub(crate) directory: Directory,
     pub(crate) policies: Policies,
     pub(crate) queues: HashMap<QueueId, Queue, RandomState>,
     pub(crate) sessions: HashMap<usize, Session, RandomState>,

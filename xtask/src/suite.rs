@@ -33,7 +33,7 @@ enum Part {
     Install,
     /// Lints, unit tests, documentation, house rules.
     Ci,
-    /// AMQP conversations, on RabbitMQ and on the binary.
+    /// AMQP conversations and operators' commands, on RabbitMQ and on the binary.
     Conversation,
     /// Client libraries in five languages, and the examples.
     Clients,
@@ -87,6 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Ok(())
     };
     program(Part::Conversation, "conversations", "conversation", &[])?;
+    program(Part::Conversation, "operators", "operator", &[])?;
     let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
     program(Part::Faults, "disk faults", "faults", &[])?;

@@ -25,13 +25,13 @@ fn is_meant(only: Option<&str>, name: &str) -> bool {
 }
 
 pub(super) fn users(shard: &Shard) -> Answer {
-    let users = shard.directory.users.values();
+    let users = shard.directory().users.values();
     let rows = users.map(|user| vec![(&*user.name).into(), words(&user.tags)]);
     table(&["name", "tags"], rows.collect())
 }
 
 pub(super) fn vhosts(shard: &Shard) -> Answer {
-    let vhosts = shard.directory.vhosts.values();
+    let vhosts = shard.directory().vhosts.values();
     let rows = vhosts.map(|vhost| {
         vec![
             (&*vhost.name).into(),
@@ -43,7 +43,7 @@ pub(super) fn vhosts(shard: &Shard) -> Answer {
 }
 
 pub(super) fn permissions(shard: &Shard, only: &Only) -> Answer {
-    let rows = shard.directory.permissions.values().filter(|row| {
+    let rows = shard.directory().permissions.values().filter(|row| {
         is_meant(only.vhost.as_deref(), &row.vhost) && is_meant(only.user.as_deref(), &row.user)
     });
     let rows = rows.map(|row| {
@@ -61,7 +61,7 @@ pub(super) fn permissions(shard: &Shard, only: &Only) -> Answer {
 }
 
 pub(super) fn topic_permissions(shard: &Shard, only: &Only) -> Answer {
-    let rows = shard.directory.topic_permissions.values().filter(|row| {
+    let rows = shard.directory().topic_permissions.values().filter(|row| {
         is_meant(only.vhost.as_deref(), &row.vhost) && is_meant(only.user.as_deref(), &row.user)
     });
     let rows = rows.map(|row| {
@@ -105,7 +105,7 @@ pub(super) fn policies(shard: &Shard, kind: PolicyKind, vhost: Option<&str>) -> 
 }
 
 pub(super) fn parameters(shard: &Shard, global: bool, vhost: Option<&str>) -> Answer {
-    let rows = shard.directory.parameters.values();
+    let rows = shard.directory().parameters.values();
     let rows = rows.filter(|row| row.vhost.is_empty() == global && is_meant(vhost, &row.vhost));
     let value = |row: &ParameterSpec| serde_json::from_str(&row.value).unwrap_or_default();
     if global {
@@ -124,7 +124,7 @@ pub(super) fn parameters(shard: &Shard, global: bool, vhost: Option<&str>) -> An
 }
 
 pub(super) fn limits(shard: &Shard) -> Answer {
-    let rows = shard.directory.limits.values().map(|row| {
+    let rows = shard.directory().limits.values().map(|row| {
         vec![
             row.of.as_str().into(),
             (&*row.subject).into(),

@@ -59,7 +59,7 @@ fn change(shard: &mut Shard, command: Command) -> Result<(), String> {
 }
 
 fn user(shard: &mut Shard, command: Command) -> Result<(), String> {
-    let known = |name: &str| shard.directory.users.get(name).cloned();
+    let known = |name: &str| shard.directory().users.get(name).cloned();
     let needed = |name: &str| known(name).ok_or_else(|| format!("no user '{name}'"));
     let user = match command {
         Command::UserAdd {

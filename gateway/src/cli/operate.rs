@@ -14,7 +14,7 @@ use store::{Options, Store};
 
 use super::print;
 use crate::admin::{self, Answer, Command, Only, Subject, client};
-use crate::config::{self, Given, StoreUrl};
+use crate::config::{self, Given};
 use crate::node;
 
 #[derive(Subcommand)]
@@ -304,11 +304,13 @@ pub(super) fn run(given: &Given, operate: Operate, json: bool) -> anyhow::Result
 
 /// No server runs: the store is ours for the moment.
 fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer> {
-    if config.store == StoreUrl::Memory {
-        bail!(
-            "no server answers in {}, and a store in memory is nowhere else",
-            config.data_dir.display()
-        );
+    let folder = config.data_dir.display();
+    let Some(database) = node::database(config) else {
+        bail!("no server answers in {folder}, and a store in memory is nowhere else");
+    };
+    if !database.exists() {
+        let database = database.display();
+        bail!("no server answers in {folder}, and there is no {database}; is --data-dir right?");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use store::Options;
-use store::model::{JobId, JobResult, JobState};
+use store::model::{JobId, JobResult, JobState, PermissionSpec};
 use store::sql::memory::Memory;
 use tower::ServiceExt;
 
@@ -320,4 +320,26 @@ async fn metrics_and_description_name_what_there_is() {
     assert!(described["paths"]["/v1/calls/queue/{name}"]["post"].is_object());
     app.stop.cancel();
     expect(send(&app, "GET", "/readyz", &[]).await, 503, "stopping").await;
+}
+
+#[tokio::test]
+async fn a_call_asks_write_on_the_default_exchange() {
+    let app = app().await;
+    let permission = |write: &str| PermissionSpec {
+        vhost: "/".into(),
+        user: "guest".into(),
+        configure: ".*".into(),
+        write: write.into(),
+        read: ".*".into(),
+    };
+    app.store
+        .lock()
+        .put_permission(permission("^fib$"))
+        .unwrap();
+    expect(call(&app, &[]).await, 403, "forbidden").await;
+    let write = permission("^amq\\.default$");
+    app.store.lock().put_permission(write).unwrap();
+    submitted(&app).await;
+    app.store.lock().delete_permission("/", "guest").unwrap();
+    expect(call(&app, &[]).await, 403, "forbidden").await;
 }

@@ -144,11 +144,7 @@ impl Session {
         }
         if let Some(user) = properties::user_id(raw)
             && user != self.user.as_bytes()
-            && !self
-                .store
-                .lock()
-                .directory
-                .has_tag(&self.user, "impersonator")
+            && !self.has_tag("impersonator")
         {
             let text = format!(
                 "user_id property set to '{}' but authenticated user was '{}'",

@@ -221,7 +221,21 @@ fn is_count(rest: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_pattern_and_no_name_panics(
+            pattern in "[\\[\\](){}?!=|^$.*:\\\\aZé,0-9&~-]{0,24}",
+            name in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            if let Ok(pattern) = Pattern::compile(&pattern) {
+                pattern.is_match(&name);
+            }
+        }
+    }
 
     fn matches(pattern: &str, name: &str) -> bool {
         Pattern::compile(pattern)

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::access::directory::Directory;
 use crate::access::{Rights, check_pattern};
 use crate::error::{Error, Noun, Result};
 use crate::log::batch::{AccessChange, DefinitionChange};
@@ -42,6 +43,11 @@ fn invalid(noun: Noun, name: &str, reason: impl std::fmt::Display) -> Error {
 }
 
 impl Shard {
+    /// People and places as they are.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     fn change(&mut self, change: AccessChange) {
         self.pending
             .definitions

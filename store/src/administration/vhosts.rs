@@ -31,7 +31,7 @@ impl Shard {
         self.need_vhost(name)?;
         let name: Arc<str> = name.into();
         // First, so that clients hear of this and not of each queue.
-        let text = format!("vhost '{name}' is down");
+        let text = format!("vhost '{name}' is deleted");
         self.close_sessions(&text, |_, vhost| *vhost == *name);
         let queues: Vec<QueueId> = self
             .vhosts
