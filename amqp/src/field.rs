@@ -212,6 +212,37 @@ pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
     }
 }
 
+/// True when a key on the table's own level is wanted. Decodes nothing; false for what is no table.
+pub fn any_key(bytes: &[u8], wanted: impl Fn(&[u8]) -> bool) -> bool {
+    let mut at = bytes;
+    while !at.is_empty() {
+        match next_key(&mut at) {
+            Some(key) if wanted(key) => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The key at the front; moves behind its value.
+fn next_key<'a>(at: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = at.split_first()?;
+    let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+    let (letter, rest) = rest.split_first()?;
+    let size = match letter {
+        b't' | b'b' | b'B' => 1,
+        b's' | b'u' | b'U' => 2,
+        b'I' | b'i' | b'f' => 4,
+        b'D' => 5,
+        b'l' | b'L' | b'd' | b'T' => 8,
+        b'V' => 0,
+        _ => 4 + u32::from_be_bytes(*rest.first_chunk()?) as usize,
+    };
+    *at = rest.get(size..)?;
+    Some(key)
+}
+
 fn bytes<'a>(at: &mut &'a [u8], n: usize) -> Result<&'a [u8], Malformed> {
     if at.len() < n {
         return Err(Malformed("cut short"));

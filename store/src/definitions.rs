@@ -399,7 +399,15 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
         Value::I32(_) => "signedint",
         Value::U32(_) => "unsignedint",
         Value::I64(_) | Value::I64Upper(_) => "long",
-        _ => "table",
+        Value::I16Upper(_) => "short",
+        Value::F32(_) => "float",
+        Value::F64(_) => "double",
+        Value::Decimal(..) => "decimal",
+        Value::Bytes(_) => "binary",
+        Value::Array(_) => "array",
+        Value::Timestamp(_) => "timestamp",
+        Value::Table(_) => "table",
+        Value::Void => "void",
     }
 }
 

@@ -4,13 +4,17 @@
 //! In: `Session::events`.
 
 use store::shard::Run;
+use store::topology::copies;
 
 use super::*;
 
 /// basic.publish, as what to blame.
 const PUBLISH: (u16, u16) = (60, 40);
 /// What must be looked at before a message is taken.
-const SPECIAL: u8 = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION;
+const SPECIAL: u8 =
+    Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION | Entry::HAS_HEADERS;
+/// Longest expiration, as RabbitMQ's: ten years, ms.
+const EXPIRATION_MAX: u64 = 315_360_000_000;
 
 /// Messages of one publish on a tx channel, until commit.
 pub(super) struct Kept {
@@ -18,6 +22,15 @@ pub(super) struct Kept {
     first: u32,
     count: u32,
     mandatory: bool,
+    copies: Vec<Vec<u8>>,
+}
+
+/// A message that cannot go with its neighbours.
+struct Alone {
+    /// The message as it goes on, where it had to be changed.
+    block: Option<Arc<Block>>,
+    /// Further routing keys.
+    copies: Vec<Vec<u8>>,
 }
 
 /// A publish as the client sent it: neighbours with one address.
@@ -64,18 +77,21 @@ impl Session {
             }
             match self.checked(block, what.channel, at as usize) {
                 Ok(None) => {}
-                Ok(Some(copy)) => {
-                    let one = Published {
-                        first: 0,
-                        ..what.part(at, at + 1)
-                    };
-                    if !self.pass(block, &what.part(from, at)) || !self.pass(&copy, &one) {
+                Ok(Some(alone)) => {
+                    let mut one = what.part(at, at + 1);
+                    if alone.block.is_some() {
+                        one.first = 0;
+                    }
+                    let own = alone.block.as_ref().unwrap_or(block);
+                    if !self.pass(block, &what.part(from, at), &[])
+                        || !self.pass(own, &one, &alone.copies)
+                    {
                         return;
                     }
                     from = at + 1;
                 }
                 Err(close) => {
-                    if self.pass(block, &what.part(from, at)) {
+                    if self.pass(block, &what.part(from, at), &[]) {
                         self.close_channel(what.channel, &close);
                     }
                     return;
@@ -83,19 +99,19 @@ impl Session {
             }
             at += 1;
         }
-        self.pass(block, &what.part(from, end));
+        self.pass(block, &what.part(from, end), &[]);
     }
 
     /// Hands messages on, in pieces that confirm sooner than thousands would. False when that
     /// closed the channel.
-    fn pass(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+    fn pass(&mut self, block: &Arc<Block>, what: &Published, copies: &[Vec<u8>]) -> bool {
         if what.count > 0 && self.tx.contains_key(&what.channel) {
-            return self.keep_for_commit(block, what);
+            return self.keep_for_commit(block, what, copies);
         }
         let (mut from, end) = (what.first, what.first + what.count);
         while from < end {
             let to = end.min(from + RUN);
-            if !self.publish_run(block, &what.part(from, to)) {
+            if !self.publish_run(block, &what.part(from, to), copies) {
                 return false;
             }
             from = to;
@@ -104,7 +120,12 @@ impl Session {
     }
 
     /// On a tx channel a publish waits for commit, but a missing exchange is told at once.
-    fn keep_for_commit(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+    fn keep_for_commit(
+        &mut self,
+        block: &Arc<Block>,
+        what: &Published,
+        copies: &[Vec<u8>],
+    ) -> bool {
         let exchange = block.address(what.first as usize).exchange();
         let exchange = String::from_utf8_lossy(exchange);
         let known = self.store.lock().check_exchange(&self.vhost, &exchange);
@@ -118,28 +139,27 @@ impl Session {
                 first: what.first,
                 count: what.count,
                 mandatory: what.mandatory,
+                copies: copies.to_vec(),
             });
         }
         true
     }
 
-    /// Validates what needs a look. Answers a copy where the real address must stand in place of
-    /// direct reply-to's.
+    /// Validates what needs a look. Answers a message that has further keys, or that must change:
+    /// BCC is hidden, and the real address stands in place of direct reply-to's.
     fn checked(
         &mut self,
         block: &Block,
         channel: u16,
         index: usize,
-    ) -> Result<Option<Arc<Block>>, Close> {
+    ) -> Result<Option<Alone>, Close> {
         let cause = PUBLISH;
         let raw = block.properties(index);
         if let Some(text) = properties::expiration(raw)
-            && std::str::from_utf8(text)
-                .ok()
-                .and_then(|t| t.parse::<u64>().ok())
-                .is_none()
+            && let Err(reason) = expiration_ms(text)
         {
-            let text = format!("invalid expiration '{}'", String::from_utf8_lossy(text));
+            let text = String::from_utf8_lossy(text);
+            let text = format!("invalid expiration '{text}': {reason}");
             return Err(Close::channel(406, text, cause));
         }
         if let Some(user) = properties::user_id(raw)
@@ -153,25 +173,37 @@ impl Session {
             );
             return Err(Close::channel(406, text, cause));
         }
-        if properties::reply_to(raw) != Some(REPLY_TO.as_bytes()) {
-            return Ok(None);
-        }
-        let Some(address) = self.store.lock().reply_address(self.key(channel)) else {
-            return Err(Close::channel(
-                406,
-                "fast reply consumer does not exist",
-                cause,
-            ));
+        let copies = copies::of(raw).map_err(|text| Close::channel(406, text, cause))?;
+        let to_reply = properties::reply_to(raw) == Some(REPLY_TO.as_bytes());
+        let (keys, mut changed) = match copies {
+            Some(copies) => (copies.keys, copies.properties),
+            None if !to_reply => return Ok(None),
+            None => (Vec::new(), None),
         };
-        let mut parsed = Properties::parse(raw)
-            .map_err(|error| Close::connection(502, error.to_string(), cause))?;
-        parsed.reply_to = Some(address.as_bytes().to_vec());
-        let mut copy = Block::default();
-        copy.push_copy(block, index, block.address(index), Some(&parsed.encode()));
-        Ok(Some(Arc::new(copy)))
+        if to_reply {
+            let address = self.reply_address(channel)?;
+            let mut parsed = Properties::parse(changed.as_deref().unwrap_or(raw))
+                .map_err(|error| Close::connection(502, error.to_string(), cause))?;
+            parsed.reply_to = Some(address.as_bytes().to_vec());
+            changed = Some(parsed.encode());
+        }
+        let block = changed.map(|raw| {
+            let mut copy = Block::default();
+            copy.push_copy(block, index, block.address(index), Some(&raw));
+            Arc::new(copy)
+        });
+        let copies = keys;
+        Ok(Some(Alone { block, copies }))
     }
 
-    fn publish_run(&mut self, block: &Arc<Block>, what: &Published) -> bool {
+    /// What stands for direct reply-to's address on this channel.
+    fn reply_address(&self, channel: u16) -> Result<Arc<str>, Close> {
+        let text = "fast reply consumer does not exist";
+        let address = self.store.lock().reply_address(self.key(channel));
+        address.ok_or_else(|| Close::channel(406, text, PUBLISH))
+    }
+
+    fn publish_run(&mut self, block: &Arc<Block>, what: &Published, copies: &[Vec<u8>]) -> bool {
         let run = Run {
             vhost: &self.vhost,
             channel: Some(self.key(what.channel)),
@@ -180,7 +212,7 @@ impl Session {
             count: what.count,
             confirm: what.confirm,
             mandatory: what.mandatory,
-            copies: &[],
+            copies,
         };
         let published = self.store.lock().publish(&run);
         match published {
@@ -230,7 +262,7 @@ impl Session {
                     count: kept.count,
                     confirm: 0,
                     mandatory: kept.mandatory,
-                    copies: &[],
+                    copies: &kept.copies,
                 };
                 match shard.publish(&run) {
                     Ok(parts) if parts.is_empty() => {}
@@ -305,4 +337,29 @@ impl Session {
         }
         is_fine
     }
+}
+
+/// A message's expiration.
+///
+/// # Errors
+/// Why it is none, in the words of RabbitMQ 3.10.
+fn expiration_ms(text: &[u8]) -> Result<u64, String> {
+    let text = String::from_utf8_lossy(text);
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(&text);
+    let end = unsigned.find(|c: char| !c.is_ascii_digit());
+    let (digits, left) = unsigned.split_at(end.unwrap_or(unsigned.len()));
+    if digits.is_empty() {
+        return Err("no_integer".to_owned());
+    }
+    if !left.is_empty() {
+        return Err(format!("{{leftover_string,\"{left}\"}}"));
+    }
+    let ms = digits.parse().unwrap_or(u64::MAX);
+    if text.starts_with('-') && ms > 0 {
+        return Err(format!("{{value_negative,-{digits}}}"));
+    }
+    if ms > EXPIRATION_MAX {
+        return Err(format!("{{value_too_large,{digits}}}"));
+    }
+    Ok(ms)
 }

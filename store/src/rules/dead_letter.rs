@@ -7,6 +7,8 @@ use amqp::content::{Address, Block};
 use amqp::field::{Table, Value};
 use amqp::properties::Properties;
 
+use crate::topology::copies;
+
 /// Why a message left its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -47,7 +49,16 @@ pub fn properties(
         _ => Vec::new(),
     };
     let address = block.address(index);
-    let entry = death(&mut deaths, queue, reason, seconds, address, expiration);
+    let mut keys = vec![address.routing_key().to_vec()];
+    keys.extend(copies::in_headers(headers));
+    let entry = death(
+        &mut deaths,
+        queue,
+        reason,
+        seconds,
+        (address, keys),
+        expiration,
+    );
     deaths.insert(0, Value::Table(entry));
     let mut mark = |prefix: &str, overwrite: bool| {
         for (part, value) in [
@@ -75,7 +86,7 @@ fn death(
     queue: &str,
     reason: Reason,
     seconds: u64,
-    address: &Address,
+    (address, keys): (&Address, Vec<Vec<u8>>),
     expiration: Option<Vec<u8>>,
 ) -> Table {
     let same = |value: &Value| match value {
@@ -101,9 +112,20 @@ fn death(
     table.insert("queue", Value::text(queue));
     table.insert("time", Value::Timestamp(seconds));
     table.insert("exchange", Value::LongStr(address.exchange().to_vec()));
-    let key = Value::LongStr(address.routing_key().to_vec());
-    table.insert("routing-keys", Value::Array(vec![key]));
+    let keys = keys.into_iter().map(Value::LongStr).collect();
+    table.insert("routing-keys", Value::Array(keys));
     table
+}
+
+/// The same without CC: the queue's own dead-letter key stands for all keys.
+pub fn without_copies(raw: Vec<u8>) -> Vec<u8> {
+    let Ok(mut properties) = Properties::parse(&raw) else {
+        return raw;
+    };
+    if let Some(headers) = &mut properties.headers {
+        copies::forget(headers);
+    }
+    properties.encode()
 }
 
 /// True when going to `target` again would close a loop without any rejection in it.

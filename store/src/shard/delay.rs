@@ -5,7 +5,7 @@
 //! In: `append_all` and `hold` put messages here; `pump` sends them on.
 
 use super::*;
-use crate::topology::{Message, delay};
+use crate::topology::{Message, copies, delay};
 
 impl Shard {
     /// Holds messages back in the queue of their exchange.
@@ -65,7 +65,8 @@ impl Shard {
             };
             let moment = self.moment();
             let index = piece.index(0);
-            let message = Message::new(&piece.block, index, &[], moment).undelayed();
+            let copies = copies::of_stored(&piece.block, index);
+            let message = Message::new(&piece.block, index, &copies, moment).undelayed();
             let names = self.vhosts.get_mut(&vhost);
             match names.and_then(|names| names.look(&exchange, &message)) {
                 Some(queues) if !queues.as_slice().is_empty() => {

@@ -6,7 +6,7 @@
 //! In: `gateway::session`, `Store`.
 
 use super::*;
-use crate::topology::{Message, Moment, Queues, Way};
+use crate::topology::{Message, Moment, Queues, Way, copies};
 
 /// Messages in a row with one address.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ impl<'a> Run<'a> {
 pub type Unroutable = Vec<(u32, u32)>;
 
 impl Shard {
-    /// Where a message goes; `None`: no such exchange.
+    /// Where a message goes that moves on by itself; `None`: no such exchange.
     pub(super) fn route(
         &mut self,
         vhost: &Arc<str>,
@@ -68,18 +68,21 @@ impl Shard {
         index: usize,
     ) -> Option<Queues> {
         let moment = self.moment();
+        let copies = copies::of_stored(block, index);
         let names = self.vhosts.get_mut(vhost)?;
         let address = block.address(index);
-        if let Some(queues) = names.way(address)?.queues {
+        let way = names.way(address)?;
+        if let Some(queues) = way.queues.filter(|_| copies.is_empty()) {
             return Some(queues);
         }
         let exchange = std::str::from_utf8(address.exchange()).ok()?;
-        names.look(exchange, &Message::new(block, index, &[], moment))
+        names.look(exchange, &Message::new(block, index, &copies, moment))
     }
 
     /// Lets an exchange pass on a message that was addressed to another one.
     pub(crate) fn pass_on(&mut self, vhost: &str, exchange: &str, block: &Arc<Block>) {
-        let message = Message::new(block, 0, &[], self.moment());
+        let copies = copies::of_stored(block, 0);
+        let message = Message::new(block, 0, &copies, self.moment());
         let names = self.vhosts.get_mut(vhost);
         if let Some(queues) = names.and_then(|names| names.look(exchange, &message)) {
             self.append_all(queues.as_slice(), None, block, (0, 1), 0);

@@ -361,6 +361,7 @@ impl Shard {
         let old = piece.block.address(index);
         let arguments = &queue.arguments;
         let key = arguments.dead_letter_key.clone().map(String::into_bytes);
+        let has_key = key.is_some();
         let work = arguments.work.is_some();
         let (exchange, key) = match arguments.dead_letter_exchange.clone() {
             Some(exchange) => (exchange, key.unwrap_or_else(|| old.routing_key().to_vec())),
@@ -372,7 +373,11 @@ impl Shard {
             None => return false,
         };
         let seconds = (clock::now() / 1_000_000) as u64;
-        let raw = dead_letter::properties(&piece.block, index, &name, reason, seconds, attempts);
+        let mut raw =
+            dead_letter::properties(&piece.block, index, &name, reason, seconds, attempts);
+        if has_key {
+            raw = dead_letter::without_copies(raw);
+        }
         let mut block = Block::default();
         let address = Address::new(exchange.as_bytes(), &key);
         block.push_copy(&piece.block, index, &address, Some(&raw));

@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 use crate::model::{BindingSpec, DestinationKind, Micros, QueueId};
 
 pub mod arguments;
+pub mod copies;
 pub mod delay;
 mod duplicates;
 mod exchange;
