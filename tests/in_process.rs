@@ -69,6 +69,14 @@ impl InProcess {
         })
     }
 
+    /// Turns the fire-hose on.
+    ///
+    /// # Errors
+    /// The vhost is gone.
+    pub(crate) fn trace(&self) -> Result<()> {
+        Ok(self.store.set_tracing("/", true)?)
+    }
+
     /// Ends it as the binary ends, when all clients have gone.
     ///
     /// # Errors

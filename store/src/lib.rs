@@ -422,6 +422,14 @@ impl Store {
         self.lock().set_blocked(reason);
     }
 
+    /// Copies what is published and delivered in a vhost to `amq.rabbitmq.trace`, until a restart.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such vhost.
+    pub fn set_tracing(&self, vhost: &str, traced: bool) -> Result<()> {
+        self.lock().set_tracing(vhost, traced)
+    }
+
     /// Drains: one last commit with exact heads, then the database is closed. Sessions are closed
     /// before.
     pub async fn stop(&self) {

@@ -40,6 +40,7 @@ mod reply;
 mod route;
 mod settle;
 pub(crate) mod time;
+mod trace;
 
 use time::later;
 
@@ -154,6 +155,8 @@ pub(crate) struct Session {
     pub(crate) exclusive: Vec<QueueId>,
     /// User and vhost, once the connection is open.
     pub(crate) login: Option<(Arc<str>, Arc<str>)>,
+    /// What a trace calls it.
+    connection: Arc<str>,
 }
 
 pub(crate) struct Queue {
@@ -258,6 +261,8 @@ pub struct Shard {
     pub(crate) merge: Option<merge::Merge>,
     /// A merge is under way.
     merging: bool,
+    /// Some vhost is traced.
+    tracing: bool,
 }
 
 impl Shard {
@@ -295,6 +300,7 @@ impl Shard {
             fenced: Vec::new(),
             merge: None,
             merging: false,
+            tracing: false,
         }
     }
 
@@ -311,6 +317,7 @@ impl Shard {
             stalled: Vec::new(),
             exclusive: Vec::new(),
             login: None,
+            connection: Arc::default(),
         };
         self.sessions.insert(id, session);
         id

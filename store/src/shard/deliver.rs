@@ -161,6 +161,9 @@ impl Shard {
             self.counters.redelivered += u64::from(piece.count);
         }
         self.note_started(id, &piece);
+        if self.tracing {
+            self.trace_delivery(id, key, &piece, redelivered);
+        }
         let lease = self
             .queues
             .get(&id)

@@ -147,6 +147,9 @@ impl Shard {
 
     /// A run whose queues are known.
     fn pass(&mut self, run: &Run<'_>, queues: &Queues, unroutable: &mut Unroutable) {
+        if self.tracing {
+            self.trace_publish(run, queues.as_slice());
+        }
         if !queues.as_slice().is_empty() {
             let (queues, part) = (queues.as_slice(), (run.first, run.count));
             return self.append_all(queues, run.channel, run.block, part, run.confirm);

@@ -124,6 +124,8 @@ pub struct Vhost {
     /// Bindings by where they lead, so that what goes takes them along without a search.
     into: HashMap<Target, HashSet<Arc<BindingSpec>, RandomState>, RandomState>,
     routes: Routes,
+    /// Copies of what is published and delivered go to the trace exchange.
+    pub traced: bool,
 }
 
 impl Vhost {

@@ -2,7 +2,8 @@
 //!
 //! Keeps: one meaning of a file on every server; a report that names every file that failed.
 //! Never: decides by timing; a wait (`+2s`) is the file's own wish.
-//! In: `tests/conversation.rs`, one test per server. Files: `tests/conversation/*/*.conv`.
+//! In: `tests/conversation.rs`, one test per server. Files: `tests/conversation/*/*.conv`, and in
+//! `tests/conversation_traced` those that need the fire-hose to be on.
 //!
 //! ```text
 //! # The first comment is the test's name.
