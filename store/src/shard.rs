@@ -25,6 +25,7 @@ use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
 use crate::rules::dead_letter::{self, Reason};
 use crate::rules::retry;
+use crate::rules::unique::Unique;
 use crate::topology::Vhost;
 use crate::topology::arguments::Arguments;
 
@@ -179,6 +180,8 @@ pub(crate) struct Queue {
     watched: bool,
     /// The exchange whose delayed messages it keeps: it has no name for clients, and no consumer.
     delays_for: Option<Arc<str>>,
+    /// It takes a message once.
+    unique: Option<Box<Unique>>,
 }
 
 struct Ticket {

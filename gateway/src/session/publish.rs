@@ -126,9 +126,8 @@ impl Session {
         what: &Published,
         copies: &[Vec<u8>],
     ) -> bool {
-        let exchange = block.address(what.first as usize).exchange();
-        let exchange = String::from_utf8_lossy(exchange);
-        let known = self.store.lock().check_exchange(&self.vhost, &exchange);
+        let address = block.address(what.first as usize);
+        let known = self.store.lock().check_address(&self.vhost, address);
         if let Err(error) = known {
             self.close_channel(what.channel, &reply::close(&error, PUBLISH));
             return false;

@@ -509,6 +509,14 @@ impl Log {
         self.waiting.contains(seq)
     }
 
+    /// True while the message is here and not settled.
+    pub fn has(&self, seq: Seq) -> bool {
+        let at = self.chunk_of(seq);
+        at.is_some_and(|at| !self.chunks[at].is_settled(seq))
+            || self.is_waiting(seq)
+            || self.stragglers.contains(&seq)
+    }
+
     /// The content of an unacked message, when it is in memory.
     pub fn content(&self, seq: Seq) -> Option<Piece> {
         let (piece, offset) = self.chunks.get(self.chunk_of(seq)?)?.find(seq)?;

@@ -1,4 +1,6 @@
-//! Verdicts on a message: when to try again, how to mark a dead one. Pure.
+//! Verdicts on a message: when to try again, how to mark a dead one, whether it is here already.
+//! Pure.
 
 pub mod dead_letter;
 pub mod retry;
+pub mod unique;

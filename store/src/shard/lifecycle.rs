@@ -23,6 +23,7 @@ impl Shard {
                 }
             }
         }
+        let unique = Unique::of(&spec.arguments).map(Box::new);
         let queue = Queue {
             spec,
             arguments,
@@ -38,6 +39,7 @@ impl Shard {
             spilled: false,
             watched: false,
             delays_for,
+            unique,
         };
         self.queues.insert(id, queue);
         self.watch(id);

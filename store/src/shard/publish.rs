@@ -69,7 +69,11 @@ impl Shard {
             if piece.persistent {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             }
-            queue.log.append(piece);
+            if queue.unique.is_some() {
+                self.append_unique(*id, &piece);
+            } else {
+                queue.log.append(piece);
+            }
             self.trim(*id);
             self.pump(*id);
             self.slow |= self.queues.get(id).is_some_and(|queue| {
@@ -78,6 +82,22 @@ impl Shard {
         }
         if self.wanted {
             self.writer.notify_one();
+        }
+    }
+
+    /// Appends what the queue does not have already.
+    fn append_unique(&mut self, id: QueueId, piece: &Piece) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        for offset in 0..piece.count {
+            let (seq, message) = (queue.log.next_seq(), (&*piece.block, piece.index(offset)));
+            let (log, unique) = (&queue.log, queue.unique.as_mut());
+            if unique.is_none_or(|keys| keys.admit(message, seq, piece.at, |seq| log.has(seq))) {
+                queue.log.append(piece.slice(offset, 1));
+            } else {
+                self.counters.deduplicated += 1;
+            }
         }
     }
 

@@ -95,7 +95,7 @@ impl Shard {
     /// # Errors
     /// `NotFound` when the exchange does not exist, `Refused` when it is internal.
     pub fn publish(&mut self, run: &Run<'_>) -> Result<Unroutable> {
-        let way = self.way_in(run)?;
+        let way = self.way_in(run.vhost, run.address())?;
         self.counters.published += u64::from(run.count);
         let mut unroutable = Vec::new();
         match way.queues.filter(|_| run.copies.is_empty()) {
@@ -106,22 +106,31 @@ impl Shard {
         Ok(unroutable)
     }
 
+    /// What publishing to an address would be refused for, before it is done.
+    ///
+    /// # Errors
+    /// As `publish`.
+    pub fn check_address(&mut self, vhost: &str, address: &Address) -> Result<()> {
+        self.way_in(vhost, address).map(|_| ())
+    }
+
     /// The way of a client's messages, if they may go it.
-    fn way_in(&mut self, run: &Run<'_>) -> Result<Way> {
-        let address = run.address();
-        let names = self.vhosts.get_mut(run.vhost);
+    fn way_in(&mut self, vhost: &str, address: &Address) -> Result<Way> {
+        let names = self.vhosts.get_mut(vhost);
         match names.and_then(|names| names.way(address)) {
             Some(way) if !way.internal => Ok(way),
-            Some(_) => Err(internal_exchange(run.vhost, address)),
-            None => Err(missing_exchange(run.vhost, address)),
+            Some(_) => Err(internal_exchange(vhost, address)),
+            None => Err(missing_exchange(vhost, address)),
         }
     }
 
     /// Messages that differ to an exchange: neighbours that go one way still go together.
     fn publish_each(&mut self, run: &Run<'_>, unroutable: &mut Unroutable) {
         let mut last: Option<(u32, Queues)> = None;
+        let now = clock::now();
         for offset in 0..run.count {
-            let queues = self.look(run, run.first + offset);
+            let chance = self.throw();
+            let queues = self.look(run, run.first + offset, Moment { now, chance });
             if let Some((from, known)) = last.take() {
                 if known == queues {
                     last = Some((from, known));
@@ -136,9 +145,9 @@ impl Shard {
         }
     }
 
-    fn look(&mut self, run: &Run<'_>, index: u32) -> Queues {
+    fn look(&mut self, run: &Run<'_>, index: u32, moment: Moment) -> Queues {
         let exchange = std::str::from_utf8(run.address().exchange()).unwrap_or_default();
-        let message = Message::new(run.block, index as usize, run.copies, self.moment());
+        let message = Message::new(run.block, index as usize, run.copies, moment);
         let names = self.vhosts.get_mut(run.vhost);
         names
             .and_then(|names| names.look(exchange, &message))
@@ -169,14 +178,19 @@ impl Shard {
 
     /// Time and chance, for routing.
     pub(super) fn moment(&mut self) -> Moment {
+        let chance = self.throw();
+        Moment {
+            now: clock::now(),
+            chance,
+        }
+    }
+
+    fn throw(&mut self) -> u64 {
         self.chance = self
             .chance
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        Moment {
-            now: clock::now(),
-            chance: self.chance,
-        }
+        self.chance
     }
 
     /// True when the messages were replies, which have no queue.

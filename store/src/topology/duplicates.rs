@@ -14,13 +14,14 @@ use sha2::{Digest, Sha256};
 use crate::model::Micros;
 
 /// The header that names what must not come twice.
-pub(super) const HEADER: &str = "x-deduplication-header";
+pub(crate) const HEADER: &str = "x-deduplication-header";
 const SIZE: &str = "x-cache-size";
-const TTL: &str = "x-cache-ttl";
+pub(crate) const TTL: &str = "x-cache-ttl";
 /// Keys of one exchange, at most, whatever it asks for: about 64 MB.
 const KEYS_MAX: usize = 1_000_000;
 
-type Key = [u8; 16];
+/// A value, as its hash.
+pub(crate) type Key = [u8; 16];
 
 pub(super) struct Seen {
     size: usize,
@@ -88,7 +89,7 @@ impl Seen {
     }
 }
 
-fn positive(value: &Value) -> Option<u64> {
+pub(crate) fn positive(value: &Value) -> Option<u64> {
     let number = match value.as_text() {
         Some(text) => text.parse().ok(),
         None => value.as_i64().and_then(|number| u64::try_from(number).ok()),
@@ -97,7 +98,7 @@ fn positive(value: &Value) -> Option<u64> {
 }
 
 /// Integers of any width are one key.
-fn key(value: &Value) -> Key {
+pub(crate) fn key(value: &Value) -> Key {
     let same = match value.as_i64() {
         Some(number) => Value::I64(number),
         None => value.clone(),

@@ -18,7 +18,7 @@ use crate::model::{BindingSpec, DestinationKind, Micros, QueueId};
 pub mod arguments;
 pub mod copies;
 pub mod delay;
-mod duplicates;
+pub(crate) mod duplicates;
 mod exchange;
 mod hash;
 mod headers;
