@@ -164,11 +164,8 @@ impl Shard {
         if self.tracing {
             self.trace_delivery(id, key, &piece, redelivered);
         }
-        let lease = self
-            .queues
-            .get(&id)
-            .and_then(|q| q.arguments.work.as_ref())
-            .map(|w| w.lease_ms);
+        let queue = self.queues.get(&id);
+        let lease = queue.and_then(|queue| Some(queue.arguments.work.as_ref()?.lease_ms));
         let deadline = lease.map(|ms| clock::now() + ms as i64 * 1000);
         let (first_seq, count) = (piece.first, piece.count);
         let Some(session) = self.sessions.get_mut(&key.session) else {

@@ -25,33 +25,18 @@ impl Shard {
         };
         let saved = queues.iter().filter(|id| durable(self, id)).count() as u32;
         let refused = queues.iter().any(|id| self.is_full(*id));
-        let mut ticket = 0;
-        if let Some(channel) = key.filter(|_| confirm != 0) {
-            if refused {
-                for number in confirm..confirm + u64::from(count) {
-                    self.send(
-                        channel.session,
-                        Out::Refuse {
-                            channel: channel.channel,
-                            number,
-                        },
-                    );
-                }
-            } else if saved > 0 {
-                ticket = self.ticket_base + self.tickets.len() as u64;
-                let outstanding = saved * count;
-                self.tickets.push_back(Ticket {
-                    channel,
-                    first: confirm,
-                    count,
-                    outstanding,
-                    done: false,
-                });
-                self.wanted = true;
-            } else {
-                self.confirm_now(key, confirm, count, false);
+        let ticket = match key.filter(|_| confirm != 0) {
+            Some(channel) if refused => {
+                self.refuse(channel, confirm, count);
+                0
             }
-        }
+            Some(channel) if saved > 0 => self.claim(channel, (confirm, count), saved * count),
+            Some(_) => {
+                self.confirm_now(key, confirm, count, false);
+                0
+            }
+            None => 0,
+        };
         for id in queues {
             if self.is_full(*id) {
                 continue;
@@ -83,6 +68,31 @@ impl Shard {
         if self.wanted {
             self.writer.notify_one();
         }
+    }
+
+    fn refuse(&mut self, channel: ChannelKey, confirm: u64, count: u32) {
+        for number in confirm..confirm + u64::from(count) {
+            let out = Out::Refuse {
+                channel: channel.channel,
+                number,
+            };
+            self.send(channel.session, out);
+        }
+    }
+
+    /// A publisher's claim to confirms that come with the next commit, or before it when so many
+    /// copies are settled first.
+    fn claim(&mut self, channel: ChannelKey, (first, count): (u64, u32), outstanding: u32) -> u64 {
+        let ticket = self.ticket_base + self.tickets.len() as u64;
+        self.tickets.push_back(Ticket {
+            channel,
+            first,
+            count,
+            outstanding,
+            done: false,
+        });
+        self.wanted = true;
+        ticket
     }
 
     /// Appends what the queue does not have already.
