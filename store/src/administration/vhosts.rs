@@ -36,7 +36,7 @@ impl Shard {
         let queues: Vec<QueueId> = self
             .vhosts
             .get(&name)
-            .map(|names| names.queues.values().copied().collect())
+            .map(|names| names.all_queues().collect())
             .unwrap_or_default();
         for queue in queues {
             self.drop_queue(queue);

@@ -6,22 +6,19 @@ use super::*;
 use crate::topology::delay;
 
 impl Shard {
-    pub(crate) fn insert_queue(&mut self, spec: QueueSpec, arguments: Arguments, mut log: Log) {
+    pub(crate) fn insert_queue(&mut self, spec: QueueSpec, asked: Arguments, mut log: Log) {
         let id = spec.id;
+        let delays_for = self.insert_name(&spec);
+        // No policy and no rule of the node is meant for what an exchange keeps.
+        let arguments = match delays_for {
+            Some(_) => Arguments::default(),
+            None => asked,
+        };
         log.count_bodies(arguments.max_length_bytes.is_some());
         let saved_head = log.head();
         if !spec.durable {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;
-        }
-        let delays_for: Option<Arc<str>> = delay::exchange_of(&spec.name).map(Into::into);
-        if let Some(names) = self.vhosts.get_mut(&spec.vhost) {
-            match &delays_for {
-                Some(exchange) => names.set_delay_queue(exchange, id),
-                None => {
-                    names.queues.insert(spec.name.clone(), id);
-                }
-            }
         }
         let unique = Unique::of(&spec.arguments).map(Box::new);
         let queue = Queue {
@@ -43,6 +40,17 @@ impl Shard {
         };
         self.queues.insert(id, queue);
         self.watch(id);
+    }
+
+    /// Gives the queue its name; answers the exchange that it belongs to instead, if so.
+    fn insert_name(&mut self, spec: &QueueSpec) -> Option<Arc<str>> {
+        let names = self.vhosts.get_mut(&spec.vhost)?;
+        let exchange = delay::exchange_of(&spec.name);
+        if let Some(exchange) = exchange.filter(|name| names.set_delay_queue(name, spec.id)) {
+            return Some(exchange.into());
+        }
+        names.queues.insert(spec.name.clone(), spec.id);
+        None
     }
 
     /// A policy changed what holds for a live queue.

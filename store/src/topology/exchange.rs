@@ -151,10 +151,9 @@ impl Exchange {
         self.delay.as_ref()?.queue
     }
 
-    pub(super) fn set_delay_queue(&mut self, queue: QueueId) {
-        if let Some(delay) = &mut self.delay {
-            delay.queue = Some(queue);
-        }
+    pub(super) fn set_delay_queue(&mut self, queue: QueueId) -> bool {
+        let delay = self.delay.as_mut().filter(|delay| delay.queue.is_none());
+        delay.is_some_and(|delay| delay.queue.replace(queue).is_none())
     }
 
     pub(super) fn find(&mut self, message: &Message<'_>, found: &mut Found) {

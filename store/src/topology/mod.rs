@@ -220,11 +220,17 @@ impl Vhost {
         Some(varies)
     }
 
-    /// The queue that keeps an exchange's delayed messages.
-    pub fn set_delay_queue(&mut self, exchange: &str, queue: QueueId) {
-        if let Some(exchange) = self.exchanges.get_mut(exchange) {
-            exchange.set_delay_queue(queue);
-        }
+    /// Lets a queue keep an exchange's delayed messages. False: the exchange delays none, or has
+    /// its queue.
+    pub fn set_delay_queue(&mut self, exchange: &str, queue: QueueId) -> bool {
+        let exchange = self.exchanges.get_mut(exchange);
+        exchange.is_some_and(|exchange| exchange.set_delay_queue(queue))
+    }
+
+    /// Queues with a name, and those that keep what exchanges delay.
+    pub fn all_queues(&self) -> impl Iterator<Item = QueueId> {
+        let kept = self.exchanges.values().filter_map(Exchange::delay_queue);
+        self.queues.values().copied().chain(kept)
     }
 
     /// What is known of addresses counts no more: an exchange came, went or was changed.
