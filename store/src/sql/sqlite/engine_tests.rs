@@ -103,6 +103,51 @@ async fn a_newer_or_changed_schema_is_refused() {
     );
 }
 
+/// As a release before migration 7 left the table.
+const FOUR_TYPES: &str = "
+    delete from _sqlx_migrations where version = 7;
+    drop table exchange;
+    create table exchange (
+      id integer primary key,
+      vhost text not null,
+      name text not null,
+      kind text not null check (kind in ('direct', 'fanout', 'topic', 'headers')),
+      durable integer not null check (durable in (0, 1)),
+      auto_delete integer not null check (auto_delete in (0, 1)),
+      internal integer not null check (internal in (0, 1)),
+      arguments blob not null,
+      unique (vhost, name)
+    );
+    insert into exchange (vhost, name, kind, durable, auto_delete, internal, arguments)
+    values ('/', 'logs', 'topic', 1, 0, 1, x'010203')";
+
+#[tokio::test]
+async fn exchanges_of_an_older_release_are_kept_and_may_be_of_any_type() {
+    let dir = tempfile::tempdir().unwrap();
+    open(&dir, small()).await.close().await;
+    let mut conn = plain(&dir).await;
+    sqlx::raw_sql(FOUR_TYPES).execute(&mut conn).await.unwrap();
+    drop(conn);
+    let store = open(&dir, small()).await;
+    let old = store.load().await.unwrap().exchanges.remove(0);
+    assert_eq!(
+        (&*old.name, &*old.kind, &old.arguments[..], old.internal),
+        ("logs", "topic", &[1u8, 2, 3][..], true)
+    );
+    let hash = ExchangeSpec {
+        name: "hash".into(),
+        kind: "x-consistent-hash".into(),
+        ..old
+    };
+    let batch = Batch {
+        number: 1,
+        definitions: vec![DefinitionChange::PutExchange(hash)],
+        ..Batch::default()
+    };
+    store.commit(batch.into(), true).await.unwrap();
+    assert_eq!(store.load().await.unwrap().exchanges.len(), 2);
+}
+
 #[tokio::test]
 async fn another_file_in_the_place_of_the_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
