@@ -142,3 +142,42 @@ fn many_bindings_come_and_go_in_a_moment() {
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
+
+/// How many of these messages each of four queues gets.
+fn shares(kind: &str, keys: impl Iterator<Item = String>) -> [u32; 4] {
+    let mut vhost = Vhost::default();
+    exchange(&mut vhost, "x", kind, None);
+    for number in 0..4 {
+        queue(&mut vhost, number);
+        assert!(vhost.bind(binding("x", &format!("q{number}"), "1")));
+    }
+    let mut shares = [0; 4];
+    for (chance, key) in (0..).zip(keys) {
+        let mut block = Block::default();
+        block.push(&Address::new(b"x", key.as_bytes()), &[0, 0], b"");
+        let moment = Moment { now: 0, chance };
+        let found = vhost.look("x", &Message::new(&block, 0, &[], moment));
+        let Some(Queues::One(id)) = found else {
+            panic!("{kind} found {found:?}");
+        };
+        shares[id.0 as usize] += 1;
+    }
+    shares
+}
+
+#[test]
+fn one_of_many_is_each_in_turn_or_by_key() {
+    const MESSAGES: usize = 1000;
+    let same = || std::iter::repeat_n("k".to_owned(), MESSAGES);
+    let different = || (0..MESSAGES).map(|number| number.to_string());
+    for kind in ["x-random", "x-local-random"] {
+        let shares = shares(kind, same());
+        assert!(shares.iter().all(|share| *share > 180), "{kind} {shares:?}");
+    }
+    for kind in ["x-modulus-hash", "x-consistent-hash"] {
+        let spread = shares(kind, different());
+        assert!(spread.iter().all(|share| *share > 180), "{kind} {spread:?}");
+        let together = shares(kind, same());
+        assert!(together.contains(&(MESSAGES as u32)), "{kind} {together:?}");
+    }
+}
