@@ -139,10 +139,11 @@ impl Consistent {
 
     pub(super) fn find(&self, message: &Message<'_>, found: &mut Found) {
         let key = self.on.hash(message);
-        let best = self
+        let draws = self
             .members
             .iter()
-            .min_by(|(_, left), (_, right)| left.draw(key).total_cmp(&right.draw(key)));
+            .map(|(target, member)| (target, member.draw(key)));
+        let best = draws.min_by(|(_, left), (_, right)| left.total_cmp(right));
         if let Some((target, _)) = best {
             found.add(target);
         }
