@@ -141,7 +141,10 @@ impl Reader<'_> {
             hashing,
             tags: row.tags.joined(),
         });
-        put_limits(LimitOf::User, &name, &row.limits, out)
+        match row.limits.as_object() {
+            Some(limits) => put_limits(LimitOf::User, &name, limits, out),
+            None => Ok(()),
+        }
     }
 
     fn permission(&self, row: Permission, out: &mut Definitions) -> Result<(), String> {
@@ -370,7 +373,7 @@ struct User {
     #[serde(default)]
     tags: Words,
     #[serde(default)]
-    limits: Map<String, Json>,
+    limits: Json,
 }
 
 #[derive(Deserialize)]

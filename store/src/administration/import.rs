@@ -89,9 +89,11 @@ impl Shard {
         for limit in all.limits {
             self.put_limit(limit)?;
         }
+        let places: BTreeSet<Arc<str>> = all.policies.iter().map(|p| p.vhost.clone()).collect();
         for policy in all.policies {
-            self.put_policy(policy)?;
+            self.keep_policy(policy)?;
         }
+        places.iter().for_each(|vhost| self.apply_policies(vhost));
         Ok(left_out)
     }
 

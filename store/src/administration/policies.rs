@@ -14,12 +14,18 @@ impl Shard {
     /// # Errors
     /// `NotFound` without the vhost, `PreconditionFailed` when it cannot be used.
     pub fn put_policy(&mut self, policy: PolicySpec) -> Result<()> {
+        let vhost = policy.vhost.clone();
+        self.keep_policy(policy)?;
+        self.apply_policies(&vhost);
+        Ok(())
+    }
+
+    /// As `put_policy`, for several at a time: the caller applies them when all are there.
+    pub(super) fn keep_policy(&mut self, policy: PolicySpec) -> Result<()> {
         self.need_vhost(&policy.vhost)?;
         check_policy(&policy)?;
         self.policies.put(policy.clone())?;
-        let vhost = policy.vhost.clone();
         self.change(AccessChange::PutPolicy(policy));
-        self.apply_policies(&vhost);
         Ok(())
     }
 
@@ -92,7 +98,7 @@ impl Shard {
     }
 
     /// The vhost's policies changed.
-    fn apply_policies(&mut self, vhost: &Arc<str>) {
+    pub(super) fn apply_policies(&mut self, vhost: &Arc<str>) {
         let Some(names) = self.vhosts.get(vhost) else {
             return;
         };
