@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
     ("libsqlite3-sys", &["store"]),
+    ("regex", &["store"]),
     ("axum", &["gateway"]),
     ("tower", &["gateway"]),
     ("tower-http", &["gateway"]),
