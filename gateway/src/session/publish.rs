@@ -179,6 +179,7 @@ impl Session {
             None if !to_reply => return Ok(None),
             None => (Vec::new(), None),
         };
+        self.may_copy(block.address(index).exchange(), &keys)?;
         if to_reply {
             let address = self.reply_address(channel)?;
             let mut parsed = Properties::parse(changed.as_deref().unwrap_or(raw))
@@ -193,6 +194,18 @@ impl Session {
         });
         let copies = keys;
         Ok(Some(Alone { block, copies }))
+    }
+
+    /// Topics that CC and BCC add need the right that the message's own topic needs.
+    fn may_copy(&mut self, exchange: &[u8], keys: &[Vec<u8>]) -> Result<(), Close> {
+        let exchange = String::from_utf8_lossy(exchange);
+        for key in keys {
+            let allowed = self
+                .door
+                .authorize_topic(&self.store, Right::Write, &exchange, key);
+            allowed.map_err(|error| reply::close(&error, PUBLISH))?;
+        }
+        Ok(())
     }
 
     /// What stands for direct reply-to's address on this channel.
