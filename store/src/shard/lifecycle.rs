@@ -62,6 +62,10 @@ impl Shard {
             return;
         }
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
+        if queue.arguments.expires_ms != arguments.expires_ms {
+            // Nobody could know before that being idle would count.
+            queue.idle_since = clock::now();
+        }
         queue.arguments = arguments;
         self.watch(id);
         self.trim(id);
