@@ -534,45 +534,8 @@ async fn recover(
         .into_iter()
         .map(|row| (row.name.clone(), row))
         .collect();
-    first_start(shard);
+    shard.first_start();
     Ok(())
-}
-
-fn first_start(shard: &mut Shard) {
-    let vhost: Arc<str> = shard.options.default_vhost.as_str().into();
-    if !shard.has_vhost(&vhost) {
-        let described = VhostSpec {
-            name: vhost.clone(),
-            description: "Default virtual host".into(),
-            tags: String::new(),
-        };
-        // It has a name: nothing to refuse.
-        let _ = shard.put_vhost(described);
-    }
-    let first = shard.options.default_user.clone();
-    if let Some((name, password)) = first.filter(|_| shard.directory.users.is_empty()) {
-        let user: Arc<str> = name.into();
-        let spec = UserSpec {
-            name: user.clone(),
-            password_hash: password::hash(&password),
-            hashing: password::SHA256.into(),
-            tags: "administrator".into(),
-        };
-        let all = || ".*".to_owned();
-        let permission = PermissionSpec {
-            vhost,
-            user,
-            configure: all(),
-            write: all(),
-            read: all(),
-        };
-        let made = shard
-            .put_user(spec)
-            .and_then(|()| shard.put_permission(permission));
-        if let Err(error) = made {
-            tracing::error!(%error, "the first user cannot be made");
-        }
-    }
 }
 
 async fn read(backend: &dyn sql::Backend, id: SegmentId, first: Seq, at: Micros) -> ReadBack {

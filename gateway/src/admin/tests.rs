@@ -113,6 +113,25 @@ async fn what_is_set_is_listed_after_a_restart_and_gone_when_cleared() {
 }
 
 #[tokio::test]
+async fn what_was_there_first_can_be_deleted_for_good() {
+    let disk = Arc::new(Memory::new());
+    let store = open(&disk).await;
+    for change in [
+        json!({"vhost-add": {"name": "v", "description": "", "tags": []}}),
+        json!({"vhost-delete": {"name": "/"}}),
+        json!({"user-delete": {"name": "guest"}}),
+    ] {
+        assert_eq!(run(&store, command(change)).await, Ok(Answer::Done));
+    }
+    let store = open(&Arc::new(disk.crash())).await;
+    assert_eq!(
+        rows(&store, json!("vhost-list")).await,
+        [[json!("v"), json!(""), json!([])]]
+    );
+    assert!(rows(&store, json!("user-list")).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_refusal_says_what_is_wrong() {
     let store = open(&Arc::new(Memory::new())).await;
     for (refused, expected) in [

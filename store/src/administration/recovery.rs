@@ -3,6 +3,7 @@
 //! In: `Store::open`, after the vhosts and before what is declared in them.
 
 use super::*;
+use crate::password;
 use crate::sql::Image;
 
 impl Shard {
@@ -35,6 +36,43 @@ impl Shard {
             if let Err(error) = self.policies.put(row) {
                 tracing::error!(%error, "a stored policy cannot be used and is left out");
             }
+        }
+    }
+
+    /// The first vhost and user, where nothing ever was: what operators deleted stays deleted.
+    pub(crate) fn first_start(&mut self) {
+        if !(self.directory.vhosts.is_empty() && self.directory.users.is_empty()) {
+            return;
+        }
+        let vhost: Arc<str> = self.options.default_vhost.as_str().into();
+        let described = VhostSpec {
+            name: vhost.clone(),
+            description: "Default virtual host".into(),
+            tags: String::new(),
+        };
+        let mut made = self.put_vhost(described);
+        if let Some((name, password)) = self.options.default_user.clone() {
+            let user: Arc<str> = name.into();
+            let all = || ".*".to_owned();
+            let permission = PermissionSpec {
+                vhost,
+                user: user.clone(),
+                configure: all(),
+                write: all(),
+                read: all(),
+            };
+            let spec = UserSpec {
+                name: user,
+                password_hash: password::hash(&password),
+                hashing: password::SHA256.into(),
+                tags: "administrator".into(),
+            };
+            made = made
+                .and_then(|()| self.put_user(spec))
+                .and_then(|()| self.put_permission(permission));
+        }
+        if let Err(error) = made {
+            tracing::error!(%error, "the first vhost and user cannot be made");
         }
     }
 
