@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gateway::definitions;
+use gateway::listen::Peer;
 use gateway::session::{self, Shared};
 use store::Store;
 use store::clock::simulation;
@@ -110,12 +111,15 @@ impl InProcess {
     /// A connection to it.
     pub(crate) fn stream(&self) -> DuplexStream {
         let (client, server) = tokio::io::duplex(PIPE);
-        let (reader, writer) = tokio::io::split(server);
+        let peer = Peer {
+            address: Some(([127, 0, 0, 1], 5672).into()),
+            tls: false,
+            certified: None,
+        };
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.spawn(session::run(
-            reader,
-            writer,
-            true,
+            server,
+            peer,
             self.store.clone(),
             self.shared.clone(),
             self.stop.clone(),

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use amq_protocol::frame::WriteContext;
@@ -22,7 +23,7 @@ use crate::content::Block;
 pub use crate::event::Event;
 use crate::event::Events;
 use crate::field::{Table, Value, check_table};
-use crate::limits::{CLOSE_OK, FRAME_MIN, HANDSHAKE, IDLE_ROOM, MESSAGE_CAP, SILENT_CLOSE};
+use crate::limits::{CLOSE_OK, FRAME_MIN, HANDSHAKE, IDLE_ROOM, SILENT_CLOSE};
 use crate::reply::{Close, Scope};
 
 #[path = "parse.rs"]
@@ -37,6 +38,7 @@ pub struct Options {
     pub channel_max: u16,
     /// Seconds.
     pub heartbeat: u16,
+    /// At most `limits::MESSAGE_CAP`.
     pub message_max: u64,
     pub server_properties: Table,
     pub mechanisms: String,
@@ -95,7 +97,7 @@ impl ChannelState {
 }
 
 pub struct Connection {
-    options: Options,
+    options: Arc<Options>,
     state: State,
     channels: BTreeMap<u16, ChannelState>,
     events: Events,
@@ -116,8 +118,8 @@ pub struct Connection {
 type Fault = Result<(), Close>;
 
 impl Connection {
-    pub fn new(now: Instant, mut options: Options) -> Self {
-        options.message_max = options.message_max.min(MESSAGE_CAP);
+    pub fn new(now: Instant, options: impl Into<Arc<Options>>) -> Self {
+        let options = options.into();
         Self {
             frame_max: options.frame_max,
             channel_max: options.channel_max,
@@ -835,8 +837,10 @@ pub(crate) mod testing {
         else {
             panic!("{events:?}")
         };
-        let credentials = crate::sasl::credentials(mechanism, response).unwrap();
-        assert_eq!(credentials, ("u".into(), "p".into()));
+        assert_eq!(
+            (mechanism.as_str(), &response[..]),
+            ("PLAIN", &b"\0u\0p"[..])
+        );
         machine.accept_login();
         assert_eq!(told(&mut machine), [(0, 10, 30)]);
         let wire = [tune_ok(10, 4096, 0), frame(1, 0, OPEN)].concat();

@@ -135,7 +135,8 @@ fn check(given: &Given) -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 fn health(given: &Given) -> anyhow::Result<()> {
-    let address = config::load(given)?.http_listen;
+    let listen = config::load(given)?.listen;
+    let address = *listen.http.first().context("no HTTP address to ask")?;
     let mut socket = TcpStream::connect_timeout(&address, HEALTH_WITHIN)
         .with_context(|| format!("nothing answers on {address}"))?;
     socket.set_read_timeout(Some(HEALTH_WITHIN))?;

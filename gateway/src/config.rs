@@ -18,10 +18,17 @@ use scheduler::ticker::{Encode, Schedule};
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use network::{Alarm, Amount, Auth, Listen, Listener, Mechanism, NameFrom, Tls};
+use network::{AlarmSection, AuthSection, ListenSection, TlsSection};
+
+mod network;
+
 /// What a node runs with, all sources merged.
 pub struct Config {
-    pub amqp_listen: SocketAddr,
-    pub http_listen: SocketAddr,
+    pub listen: Listen,
+    pub tls: Option<Tls>,
+    pub auth: Auth,
+    pub alarm: Alarm,
     pub data_dir: PathBuf,
     pub store: StoreUrl,
     /// The work rules hold for every queue, not only for those that ask for them.
@@ -121,16 +128,14 @@ fn merge(
     path: Option<PathBuf>,
 ) -> Result<Config, Error> {
     let store = given.store.clone().or(file.store.url);
-    let (listen, calls) = (file.listen, file.calls);
+    let calls = file.calls;
+    let listen = file.listen.merge(given.amqp_listen, given.http_listen);
+    let tls = file.tls.merge(&listen)?;
     Ok(Config {
-        amqp_listen: given
-            .amqp_listen
-            .or(listen.amqp)
-            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5672))),
-        http_listen: given
-            .http_listen
-            .or(listen.http)
-            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 15672))),
+        auth: file.auth.merge(tls.as_ref())?,
+        alarm: file.alarm.merge(),
+        listen,
+        tls,
         data_dir: given
             .data_dir
             .clone()
@@ -175,18 +180,14 @@ fn store_url(text: &str) -> Result<StoreUrl, Error> {
 #[serde(deny_unknown_fields, default)]
 struct File {
     load_definitions: Option<PathBuf>,
-    listen: Listen,
+    listen: ListenSection,
+    tls: TlsSection,
+    auth: AuthSection,
+    alarm: AlarmSection,
     store: StoreSection,
     log: LogSection,
     calls: CallsSection,
     schedule: Vec<ScheduleSection>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Listen {
-    amqp: Option<SocketAddr>,
-    http: Option<SocketAddr>,
 }
 
 #[derive(Default, Deserialize)]

@@ -30,8 +30,14 @@ headers = { kind = "daily", size = 3 }
 #[test]
 fn an_empty_file_gives_the_defaults() {
     let config = read("").unwrap();
-    assert_eq!(config.amqp_listen, "127.0.0.1:5672".parse().unwrap());
-    assert_eq!(config.http_listen, "127.0.0.1:15672".parse().unwrap());
+    let both = |port| {
+        [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+            .map(|text| text.parse::<SocketAddr>().unwrap())
+    };
+    assert_eq!(config.listen.amqp, both(5672));
+    assert_eq!(config.listen.http, both(15672));
+    assert!(config.listen.amqps.is_empty() && config.tls.is_none());
+    assert_eq!(config.auth.offered(true), "PLAIN AMQPLAIN");
     assert_eq!(config.data_dir, Path::new("./leveret-data"));
     assert_eq!(config.store, StoreUrl::Sqlite(None));
     assert_eq!(config.calls.timeout, HOUR);
@@ -48,7 +54,7 @@ fn a_flag_replaces_what_the_file_says() {
     };
     let config = merge(&given, file, Vec::new(), None).unwrap();
     assert_eq!(
-        (config.amqp_listen.port(), config.http_listen.port()),
+        (config.listen.amqp[0].port(), config.listen.http[0].port()),
         (9, 2)
     );
 }
@@ -175,4 +181,60 @@ fn stores() {
     );
     assert!(store_url("postgres://h/db").is_err());
     assert!(store_url("mysql").is_err());
+}
+
+#[test]
+fn a_listener_has_any_number_of_addresses() {
+    let text = "[listen]\namqp = [\"0.0.0.0:5672\", \"[::]:5672\"]\nhttp = []\n\
+                proxy_protocol = [\"amqp\"]";
+    let listen = read(text).unwrap().listen;
+    assert_eq!(listen.amqp.len(), 2);
+    assert!(listen.http.is_empty());
+    assert_eq!(listen.proxied, [Listener::Amqp]);
+    assert!(
+        refusal("[listen]\namqp = \"localhost:5672\"")
+            .starts_with("leveret.toml:2: localhost:5672 is no address; write it as in")
+    );
+}
+
+#[test]
+fn tls_needs_all_that_it_uses() {
+    for (text, reason) in [
+        ("[listen]\namqps = \"0.0.0.0:5671\"", "need cert and key"),
+        ("[tls]\ncert = \"c\"", "go together"),
+        (
+            "[tls]\ncert = \"c\"\nkey = \"k\"\nverify_peer = true",
+            "needs ca",
+        ),
+        ("[tls]\nfail_if_no_peer_cert = true", "needs verify_peer"),
+        ("[auth]\nmechanisms = [\"EXTERNAL\"]", "needs [tls]"),
+        ("[auth]\nmechanisms = []", "no mechanism is left"),
+    ] {
+        assert!(refusal(text).contains(reason), "{text}: {}", refusal(text));
+    }
+}
+
+#[test]
+fn mechanisms_are_offered_where_they_can_work() {
+    let text = "[tls]\ncert = \"c\"\nkey = \"k\"\nca = \"a\"\nverify_peer = true\n\
+                [auth]\nmechanisms = [\"PLAIN\", \"EXTERNAL\"]\n\
+                anonymous_login_user = \"visitor\"";
+    let auth = read(text).unwrap().auth;
+    assert_eq!(auth.offered(true), "PLAIN EXTERNAL ANONYMOUS");
+    assert_eq!(auth.offered(false), "PLAIN ANONYMOUS");
+    let none = "[auth]\nanonymous_login_user = \"none\"";
+    assert_eq!(read(none).unwrap().auth.offered(true), "PLAIN AMQPLAIN");
+}
+
+#[test]
+fn alarms_are_bytes_or_a_share() {
+    let alarm = |text| read(text).unwrap().alarm;
+    assert_eq!(alarm("").memory, Amount::Percent(60));
+    assert_eq!(
+        alarm("[alarm]\nmemory = \"2GiB\"").memory,
+        Amount::Bytes(2 << 30)
+    );
+    assert_eq!(alarm("[alarm]\nmemory = \"40%\"").memory.of(1000), 400);
+    assert_eq!(alarm("[alarm]\ndisk_free = 0").disk_free, Some(0));
+    assert!(refusal("[alarm]\nmemory = \"101%\"").contains("write it as in 60%"));
 }

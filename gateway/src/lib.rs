@@ -5,12 +5,15 @@
 
 mod access;
 pub mod admin;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod definitions;
 pub mod http;
 pub mod listen;
 pub mod node;
+pub mod proxy_protocol;
 pub mod reply;
 pub mod session;
 pub mod telemetry;
+pub mod tls;

@@ -1,53 +1,248 @@
-//! Accepts AMQP connections.
+//! Accepts connections: addresses, PROXY headers, TLS handshakes, limits.
+//!
+//! Keeps: what a stranger may cost before the protocol begins is bounded in time and number.
+//! Never: speaks AMQP or HTTP; a `Socket` is handed on.
+//! In: `node` binds and serves; `http::serve` accepts over the same doors.
 
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use store::Store;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificate;
+use crate::config::NameFrom;
+use crate::proxy_protocol::{self, Source};
 use crate::session::{self, Shared};
+use crate::tls::Tls;
 
-/// Accepts until `stop`; the handle ends when every session has ended.
+/// One address that is listened on, and what comes before the protocol there.
+pub struct Door {
+    pub listener: TcpListener,
+    /// Each connection begins with a PROXY header.
+    pub proxied: bool,
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// As the PROXY header says where there is one; none when it does not say.
+    pub address: Option<SocketAddr>,
+    pub tls: bool,
+    /// The user that the client's certificate names.
+    pub certified: Option<String>,
+}
+
+impl Peer {
+    /// On this machine: where `guest` comes from.
+    pub fn is_loopback(&self) -> bool {
+        self.address
+            .is_some_and(|address| is_loopback(address.ip()))
+    }
+}
+
+/// IPv4 addresses in IPv6 form count as what they are.
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// A connection after PROXY and TLS.
+pub enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How many sockets this process may have open for AMQP, set once at the start.
+#[derive(Debug)]
+pub struct Room {
+    open: AtomicUsize,
+    max: usize,
+}
+
+struct Place(Arc<Room>);
+
+impl Room {
+    pub fn new(max: usize) -> Arc<Self> {
+        let open = AtomicUsize::new(0);
+        Arc::new(Self { open, max })
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Place> {
+        let place = Place(self.clone());
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves AMQP until `stop`; the handle ends when every session has ended.
 pub fn serve(
-    listener: TcpListener,
+    doors: Vec<Door>,
     store: Store,
     shared: Arc<Shared>,
+    room: Arc<Room>,
     stop: CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        let sessions = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((socket, peer)) => {
-                    let _ = socket.set_nodelay(true);
-                    let loopback = peer.ip().is_loopback();
-                    let (reader, writer) = socket.into_split();
-                    let store = store.clone();
-                    let session = session::run(
-                        reader,
-                        writer,
-                        loopback,
-                        store,
-                        shared.clone(),
-                        stop.clone(),
-                    );
-                    sessions.spawn(session);
-                }
-                Err(error) => {
-                    // Out of descriptors: breathe instead of spinning.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
+    let sessions = TaskTracker::new();
+    let mut accepting = tokio::task::JoinSet::new();
+    for door in doors {
+        let (store, shared) = (store.clone(), shared.clone());
+        let (room, stop, sessions) = (room.clone(), stop.clone(), sessions.clone());
+        accepting.spawn(async move {
+            while let Some((socket, peer)) = accept(&door, &stop).await {
+                let Some(place) = room.enter() else {
+                    tracing::warn!(%peer, "too many connections: this one is closed");
+                    continue;
+                };
+                let welcome = welcome(&door, socket, peer, shared.login_from());
+                let (store, shared, stop) = (store.clone(), shared.clone(), stop.clone());
+                sessions.spawn(async move {
+                    let _place = place;
+                    let welcomed = tokio::select! {
+                        () = stop.cancelled() => return,
+                        welcomed = welcome => welcomed,
+                    };
+                    match welcomed {
+                        Ok((socket, who)) => session::run(socket, who, store, shared, stop).await,
+                        Err(error) => tracing::info!(%peer, %error, "refused before the protocol"),
+                    }
+                });
             }
-        }
-        drop(listener);
+        });
+    }
+    tokio::spawn(async move {
+        accepting.join_all().await;
         sessions.close();
         sessions.wait().await;
     })
 }
+
+/// The next connection; none when the node stops.
+pub async fn accept(door: &Door, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return None,
+            accepted = door.listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let _ = socket.set_nodelay(true);
+                return Some((socket, peer));
+            }
+            Err(error) => {
+                // Out of descriptors: breathe instead of spinning.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+/// A connection on its way to its protocol.
+pub type Welcome = Pin<Box<dyn Future<Output = io::Result<(Socket, Peer)>> + Send>>;
+
+/// What comes before the protocol: the PROXY header, then TLS; each within its time.
+///
+/// # Errors
+/// A header or a handshake that is missing, broken or late.
+pub fn welcome(
+    door: &Door,
+    mut socket: TcpStream,
+    from: SocketAddr,
+    login_from: NameFrom,
+) -> Welcome {
+    let (proxied, tls) = (door.proxied, door.tls.clone());
+    // In a box: what a handshake needs is gone when the session begins.
+    Box::pin(async move {
+        let mut peer = Peer {
+            address: Some(from),
+            tls: tls.is_some(),
+            certified: None,
+        };
+        if proxied {
+            let header = proxy_protocol::read(&mut socket);
+            let header = tokio::time::timeout(PROXY_WITHIN, header).await;
+            match header.map_err(|_| late("PROXY header"))?? {
+                Source::Client(address) => peer.address = Some(address),
+                Source::Proxy => {}
+                Source::Unknown => peer.address = None,
+            }
+        }
+        let Some(tls) = tls else {
+            return Ok((Socket::Plain(socket), peer));
+        };
+        let handshake = tls.acceptor().accept(socket);
+        let handshake = tokio::time::timeout(TLS_WITHIN, handshake).await;
+        let stream = handshake.map_err(|_| late("TLS handshake"))??;
+        let chain = stream.get_ref().1.peer_certificates();
+        let own = chain.and_then(<[_]>::first);
+        peer.certified = own.and_then(|own| certificate::user(own, login_from));
+        Ok((Socket::Tls(Box::new(stream)), peer))
+    })
+}
+
+fn late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no {what} in time"))
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, into),
+            Self::Tls(socket) => Pin::new(socket).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+/// After a failed accept.
+const BREATH: Duration = Duration::from_millis(50);
+/// A proxy writes its header with the first packet.
+const PROXY_WITHIN: Duration = Duration::from_secs(3);
+/// Two round trips, over the worst of networks.
+const TLS_WITHIN: Duration = Duration::from_secs(5);

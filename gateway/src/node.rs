@@ -5,6 +5,8 @@
 //! Never: reads the environment or the file; `config` did.
 //! In: `cli`.
 
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +22,19 @@ use store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, Listen, Listener, StoreUrl};
+use crate::listen::{Door, Room};
 use crate::session::Shared;
+use crate::tls::Tls;
 use crate::{admin, definitions, http, listen};
 
 /// How long requests and sessions under way may take to end.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Descriptors that AMQP connections leave to the database, HTTP and the log.
+const KEPT: usize = 128;
+/// Linux's number for an address family that the kernel was built without.
+const EAFNOSUPPORT: i32 = 97;
 
 /// The first user and vhost, made when the store has none.
 pub struct First {
@@ -40,8 +49,19 @@ pub struct First {
 /// The store cannot be opened, or an address cannot be listened on.
 pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> anyhow::Result<()> {
     // Taken before anything is stored, so that a second node on the same ports changes nothing.
-    let amqp = bind(config.amqp_listen).await?;
-    let web = bind(config.http_listen).await?;
+    let tls = config.tls.clone().map(Tls::load).transpose()?;
+    let amqp = doors(
+        &config.listen,
+        [Listener::Amqp, Listener::Amqps],
+        tls.as_ref(),
+    )
+    .await?;
+    let web = doors(
+        &config.listen,
+        [Listener::Http, Listener::Https],
+        tls.as_ref(),
+    )
+    .await?;
     let options = Options {
         work_rules_all: config.work_rules_all,
         // As in RabbitMQ, a file of definitions stands for the first user.
@@ -60,9 +80,13 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
     let ticker = Arc::new(ticker);
     let janitor = Janitor::start(store.clone());
     let stop = CancellationToken::new();
-    banner(&config, &first.user, amqp.local_addr()?, web.local_addr()?);
-    let shared = Arc::new(Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX));
-    let sessions = listen::serve(amqp, store.clone(), shared, stop.clone());
+    if let Some(tls) = tls {
+        tls.watch(stop.clone())?;
+    }
+    banner(&config, &first.user, &amqp, &web);
+    let shared = Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX);
+    let shared = Arc::new(shared.with(config.auth.clone(), config.listen.connections_max));
+    let sessions = listen::serve(amqp, store.clone(), shared, room(), stop.clone());
     let app = http::App {
         store: store.clone(),
         ticker: ticker.clone(),
@@ -104,10 +128,61 @@ async fn load_definitions(store: &Store, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))
+/// Opens the addresses of a protocol, without and with TLS.
+async fn doors(
+    listen: &Listen,
+    [plain, secure]: [Listener; 2],
+    tls: Option<&Arc<Tls>>,
+) -> anyhow::Result<Vec<Door>> {
+    let mut doors = Vec::new();
+    for (name, tls) in [(plain, None), (secure, tls)] {
+        for address in listen.of(name) {
+            let listener = match TcpListener::bind(address).await {
+                Ok(listener) => listener,
+                Err(error) if is_spare(*address, &doors, &error) => {
+                    tracing::info!(%address, "this machine has no such address");
+                    continue;
+                }
+                Err(error) => return Err(error).context(format!("cannot listen on {address}")),
+            };
+            doors.push(Door {
+                listener,
+                proxied: listen.proxied.contains(&name),
+                tls: tls.cloned(),
+            });
+        }
+    }
+    Ok(doors)
+}
+
+/// Many a machine has no IPv6: `::1` is left out beside 127.0.0.1 with the same port.
+fn is_spare(address: SocketAddr, doors: &[Door], error: &io::Error) -> bool {
+    let missing = matches!(
+        error.kind(),
+        ErrorKind::AddrNotAvailable | ErrorKind::Unsupported
+    );
+    let twin = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+    let mut open = doors
+        .iter()
+        .filter_map(|door| door.listener.local_addr().ok());
+    let no_family = error.raw_os_error() == Some(EAFNOSUPPORT);
+    (missing || no_family) && address.is_ipv6() && open.any(|other| other == twin)
+}
+
+/// As many descriptors as the system allows, less what store, HTTP and log need.
+fn room() -> Arc<Room> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let most = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    };
+    let most = most.and_then(|most| usize::try_from(most).ok());
+    Room::new(most.map_or(usize::MAX, |most| most.saturating_sub(KEPT)))
 }
 
 /// The database's file; none in memory.
@@ -133,7 +208,9 @@ pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>>
 }
 
 #[expect(clippy::print_stdout, reason = "what a new user reads first")]
-fn banner(config: &Config, user: &str, amqp: std::net::SocketAddr, web: std::net::SocketAddr) {
+fn banner(config: &Config, user: &str, amqp: &[Door], web: &[Door]) {
+    let (amqp_list, amqp) = addresses(amqp, ["amqp", "amqps"]);
+    let (web_list, web) = addresses(web, ["http", "https"]);
     let login = match user {
         "guest" => "guest / guest, from this machine only".to_owned(),
         other => format!("{other}, with the password you set at the first start"),
@@ -147,8 +224,8 @@ fn banner(config: &Config, user: &str, amqp: std::net::SocketAddr, web: std::net
         .as_ref()
         .map_or_else(|| "none".to_owned(), |f| f.display().to_string());
     println!("Leveret {}", env!("CARGO_PKG_VERSION"));
-    println!("  AMQP 0-9-1   {amqp}");
-    println!("  HTTP         http://{web}");
+    println!("  AMQP 0-9-1   {amqp_list}");
+    println!("  HTTP         {web_list}");
     println!("  login        {login}");
     println!("  data         {data}");
     println!(
@@ -157,11 +234,21 @@ fn banner(config: &Config, user: &str, amqp: std::net::SocketAddr, web: std::net
     );
     println!();
     println!("Try next:");
-    println!(
-        "  1. connect any RabbitMQ client to amqp://{amqp}/, or run examples/python/worker_fib.py"
-    );
-    println!("  2. curl -i -u guest:guest -d '{{\"n\":30}}' http://{web}/v1/calls/queue/fib");
+    println!("  1. connect any RabbitMQ client to {amqp}/, or run examples/python/worker_fib.py");
+    println!("  2. curl -i -u guest:guest -d '{{\"n\":30}}' {web}/v1/calls/queue/fib");
     println!("  3. put a [[schedule]] into leveret.toml: docs/guide/schedules.md");
+}
+
+/// All as one text, and the first alone.
+fn addresses(doors: &[Door], schemes: [&str; 2]) -> (String, String) {
+    let address = |door: &Door| {
+        let scheme = schemes[usize::from(door.tls.is_some())];
+        let address = door.listener.local_addr().ok()?;
+        Some(format!("{scheme}://{address}"))
+    };
+    let all: Vec<_> = doors.iter().filter_map(address).collect();
+    let first = all.first().cloned();
+    (all.join("  "), first.unwrap_or_else(|| "(nothing)".into()))
 }
 
 async fn ended() -> anyhow::Result<()> {

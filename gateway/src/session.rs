@@ -5,7 +5,9 @@
 //! In: `listen` spawns one per connection.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use amqp::connection::{Connection, Event, Options};
@@ -16,19 +18,25 @@ use amqp::protocol::{AMQPClass, access, basic, channel, confirm, connection, exc
 use amqp::reply::{Close, Scope};
 use amqp::tags::{Confirm, Confirms};
 use amqp::{control, hot, limits, sasl};
+use futures::FutureExt as _;
 use store::Store;
 use store::access::{Resource, Right};
 use store::definitions::{ExchangeDeclare, QueueDeclare, generated};
 use store::model::{BindingSpec, DestinationKind, QueueId};
 use store::queue::consumers::{ChannelKey, Consumer};
 use store::shard::{Got, Out, REPLY_TO};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Door;
+use crate::config::{Auth, NameFrom};
+use crate::listen::Peer;
 use crate::reply;
+use input::Input;
 
+mod input;
+mod login;
 mod methods;
 mod output;
 mod publish;
@@ -53,48 +61,101 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What all sessions share.
 pub struct Shared {
-    pub options: Options,
+    plain: Arc<Options>,
+    /// On TLS more mechanisms can be offered.
+    tls: Arc<Options>,
+    auth: Auth,
+    connections_max: usize,
+    /// Connections past connection.open.
+    opened: AtomicUsize,
+}
+
+/// One of the node's connections; free again when dropped.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.opened.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
     /// `product` and `version` are what clients sniff (DESIGN.md §6).
     pub fn new(product: &str, version: &str, message_max: u64) -> Self {
-        let mut capabilities = Table::default();
-        for name in [
-            "publisher_confirms",
-            "exchange_exchange_bindings",
-            "basic.nack",
-            "consumer_cancel_notify",
-            "connection.blocked",
-            "consumer_priorities",
-            "authentication_failure_close",
-            "per_consumer_qos",
-            "direct_reply_to",
-        ] {
-            capabilities.insert(name, Value::Bool(true));
+        let auth = Auth::default();
+        let plain = Arc::new(options(product, version, message_max, auth.offered(false)));
+        Self {
+            tls: plain.clone(),
+            plain,
+            auth,
+            connections_max: usize::MAX,
+            opened: AtomicUsize::new(0),
         }
-        let own = concat!("Leveret ", env!("CARGO_PKG_VERSION"));
-        let mut server = Table::default();
-        server.insert("capabilities", Value::Table(capabilities));
-        for (key, value) in [
-            ("cluster_name", "leveret"),
-            ("copyright", "The Leveret authors"),
-            ("information", own),
-            ("platform", own),
-            ("product", product),
-            ("version", version),
-        ] {
-            server.insert(key, Value::text(value));
+    }
+
+    /// How clients log in, and how many may be there; no number is no limit.
+    #[must_use]
+    pub fn with(mut self, auth: Auth, connections_max: Option<usize>) -> Self {
+        for (tls, options) in [(false, &mut self.plain), (true, &mut self.tls)] {
+            Arc::make_mut(options).mechanisms = auth.offered(tls);
         }
-        let options = Options {
-            frame_max: limits::FRAME_MAX,
-            channel_max: limits::CHANNEL_MAX,
-            heartbeat: limits::HEARTBEAT,
-            message_max: message_max.min(limits::MESSAGE_CAP),
-            server_properties: server,
-            mechanisms: sasl::MECHANISMS.into(),
-        };
-        Self { options }
+        self.auth = auth;
+        self.connections_max = connections_max.unwrap_or(usize::MAX);
+        self
+    }
+
+    fn options(&self, tls: bool) -> &Arc<Options> {
+        if tls { &self.tls } else { &self.plain }
+    }
+
+    pub fn login_from(&self) -> NameFrom {
+        self.auth.login_from
+    }
+
+    /// A place for one more open connection, or how many there may be.
+    fn enter(self: &Arc<Self>) -> Result<Place, usize> {
+        let place = Place(self.clone());
+        let before = self.opened.fetch_add(1, Ordering::Relaxed);
+        let max = self.connections_max;
+        (before < max).then_some(place).ok_or(max)
+    }
+}
+
+fn options(product: &str, version: &str, message_max: u64, mechanisms: String) -> Options {
+    let mut capabilities = Table::default();
+    for name in [
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "consumer_priorities",
+        "authentication_failure_close",
+        "per_consumer_qos",
+        "direct_reply_to",
+    ] {
+        capabilities.insert(name, Value::Bool(true));
+    }
+    let own = concat!("Leveret ", env!("CARGO_PKG_VERSION"));
+    let mut server = Table::default();
+    server.insert("capabilities", Value::Table(capabilities));
+    for (key, value) in [
+        ("cluster_name", "leveret"),
+        ("copyright", "The Leveret authors"),
+        ("information", own),
+        ("platform", own),
+        ("product", product),
+        ("version", version),
+    ] {
+        server.insert(key, Value::text(value));
+    }
+    Options {
+        frame_max: limits::FRAME_MAX,
+        channel_max: limits::CHANNEL_MAX,
+        heartbeat: limits::HEARTBEAT,
+        message_max: message_max.min(limits::MESSAGE_CAP),
+        server_properties: server,
+        mechanisms,
     }
 }
 
@@ -113,8 +174,10 @@ struct Session {
     user: String,
     /// What the user may do in the vhost.
     door: Door,
-    loopback: bool,
-    mechanism: String,
+    shared: Arc<Shared>,
+    peer: Peer,
+    proof: login::Proof,
+    place: Option<Place>,
     confirms: HashMap<u16, Confirms>,
     last_queue: HashMap<u16, String>,
     tx: HashMap<u16, Tx>,
@@ -127,40 +190,23 @@ struct Session {
 }
 
 /// Serves one connection to its end.
-pub async fn run<R, W>(
-    mut reader: R,
-    mut writer: W,
-    loopback: bool,
+pub async fn run<S>(
+    socket: S,
+    peer: Peer,
     store: Store,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite,
 {
+    let (mut reader, mut writer) = tokio::io::split(socket);
     let notify = Arc::new(Notify::new());
-    let id = store.lock().open_session(notify.clone());
-    let mut session = Session {
-        id,
-        conn: Connection::new(now(), shared.options.clone()),
-        store: store.clone(),
-        vhost: "/".into(),
-        user: String::new(),
-        door: Door::new(&store, "", ""),
-        loopback,
-        mechanism: String::new(),
-        confirms: HashMap::new(),
-        last_queue: HashMap::new(),
-        tx: HashMap::new(),
-        cleaned: false,
-        slow: false,
-        has_published: false,
-        told_blocked: false,
-        published_blocked: 0,
-    };
-    let mut input: Vec<u8> = Vec::with_capacity(TURN);
+    let mut session = Session::new(peer, store, shared, notify.clone());
+    let mut input = Input::default();
     let mut output: Vec<u8> = Vec::new();
     let mut sent = 0;
+    // TLS may hold back what was written until its socket has room.
+    let mut held_back = false;
     let mut stopping = false;
     loop {
         if output.len() - sent < WRITE_HIGH {
@@ -171,7 +217,7 @@ pub async fn run<R, W>(
             session.fill();
             output.append(session.conn.output());
         }
-        if session.conn.is_gone() && sent == output.len() {
+        if session.conn.is_gone() && sent == output.len() && !held_back {
             break;
         }
         let deadline = session
@@ -187,26 +233,28 @@ pub async fn run<R, W>(
         let listening = !resting && !held && !session.conn.is_gone();
         tokio::select! {
             biased;
-            written = writer.write(&output[sent..]), if sent < output.len() => match written {
-                Ok(n) if n > 0 => {
-                    sent += n;
-                    session.conn.note_sent(now());
-                }
-                _ => break,
-            },
+            written = push(&mut writer, &output[sent..]), if sent < output.len() || held_back => {
+                let Ok(count) = written else { break };
+                sent += count;
+                session.conn.note_sent(now());
+                let flushed = count == 0 || writer.flush().now_or_never().is_some();
+                held_back = !flushed;
+            }
             () = notify.notified() => {}
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 session.forced();
             }
             () = tokio::time::sleep(REST), if resting => session.slow = false,
-            read = reader.read_buf(&mut input), if listening => match read {
+            read = input.read(&mut reader), if listening => match read {
                 Ok(n) if n > 0 => session.turn(&mut input).await,
                 _ => break,
             },
             () = tokio::time::sleep_until(deadline.into()) => {
                 session.conn.handle_deadline(now());
                 session.events(Block::default()).await;
+                input.rest();
+                output.shrink_to(limits::IDLE_ROOM);
             }
         }
     }
@@ -214,9 +262,9 @@ pub async fn run<R, W>(
     let _ = tokio::time::timeout(GOODBYE, writer.write_all(&output[sent..])).await;
     // The client hangs up first, so that it reads our last words before an end of stream.
     let hang_up = async {
-        input.clear();
-        while matches!(reader.read_buf(&mut input).await, Ok(n) if n > 0) {
-            input.clear();
+        input.bytes.clear();
+        while matches!(input.read(&mut reader).await, Ok(n) if n > 0) {
+            input.bytes.clear();
         }
     };
     if session.conn.is_gone() && !stopping && session.conn.said_goodbye() {
@@ -225,13 +273,46 @@ pub async fn run<R, W>(
     let _ = tokio::time::timeout(GOODBYE, writer.shutdown()).await;
 }
 
+/// Writes some bytes; where there are none, what TLS held back.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
+    match writer.write(bytes).await {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        written => written,
+    }
+}
+
 impl Session {
-    async fn turn(&mut self, input: &mut Vec<u8>) {
-        let used = self.conn.handle_bytes(now(), input);
-        input.drain(..used);
-        if input.capacity() - input.len() < TURN / 2 {
-            input.reserve(TURN);
+    fn new(peer: Peer, store: Store, shared: Arc<Shared>, notify: Arc<Notify>) -> Self {
+        let id = store.lock().open_session(notify);
+        let door = Door::new(&store, "", "");
+        Self {
+            id,
+            conn: Connection::new(now(), shared.options(peer.tls).clone()),
+            store,
+            vhost: "/".into(),
+            user: String::new(),
+            door,
+            shared,
+            peer,
+            proof: login::Proof::None,
+            place: None,
+            confirms: HashMap::new(),
+            last_queue: HashMap::new(),
+            tx: HashMap::new(),
+            cleaned: false,
+            slow: false,
+            has_published: false,
+            told_blocked: false,
+            published_blocked: 0,
         }
+    }
+
+    async fn turn(&mut self, input: &mut Input) {
+        let used = self.conn.handle_bytes(now(), &input.bytes);
+        input.used(used);
         let block = self.conn.take_block();
         // Only a publisher that fills its turns can outrun its consumers.
         let published = block.data.len();
@@ -350,38 +431,6 @@ impl Session {
                 self.conn.close(now(), &close);
             }
             _ => {}
-        }
-    }
-
-    fn login(&mut self, mechanism: &str, response: &[u8]) {
-        self.mechanism = mechanism.to_owned();
-        match sasl::credentials(mechanism, response) {
-            Ok((user, password)) if self.store.check_password(&user, &password, self.loopback) => {
-                self.user = user;
-                self.conn.accept_login();
-            }
-            Ok((user, _)) => {
-                tracing::warn!(user, "login refused");
-                self.conn.refuse_login(now(), mechanism);
-            }
-            Err(close) => self.conn.close(now(), &close),
-        }
-    }
-
-    fn open(&mut self, vhost: &str) {
-        let entered = self.store.lock().enter(self.id, &self.user, vhost);
-        match entered {
-            Ok(_) => {
-                self.vhost = vhost.into();
-                self.door = Door::new(&self.store, &self.user, vhost);
-                let name = format!("connection {}", self.id);
-                self.store.lock().name_session(self.id, &name);
-                self.conn.accept_open();
-            }
-            Err(error) => {
-                self.clean(true);
-                self.conn.close(now(), &reply::close(&error, (10, 40)));
-            }
         }
     }
 

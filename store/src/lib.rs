@@ -323,6 +323,13 @@ impl Store {
         self.lock().directory.rights(user, vhost)
     }
 
+    /// True when there is such a user, whose identity was shown without a password; `guest` again
+    /// comes from loopback only.
+    pub fn check_user(&self, user: &str, peer_is_loopback: bool) -> bool {
+        let known = self.lock().directory.users.contains_key(user);
+        known && (user != "guest" || peer_is_loopback)
+    }
+
     pub fn has_queue(&self, vhost: &str, queue: &str) -> bool {
         self.lock().has_queue(vhost, queue)
     }

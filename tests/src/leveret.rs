@@ -85,6 +85,11 @@ impl Leveret {
         Ok(started.elapsed())
     }
 
+    /// Its process, where it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// SIGKILL.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ enum Part {
     Crash,
     /// A disk that lies or is full.
     Faults,
+    /// TLS, PROXY headers, limits, alarms.
+    Network,
     /// Metrics, dashboard and alerts with Prometheus.
     Monitoring,
     /// A minute of fuzzing for each target.
@@ -73,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Part::Clients,
         Part::Crash,
         Part::Faults,
+        Part::Network,
         Part::Monitoring,
     ];
     let built =
@@ -91,6 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
     program(Part::Faults, "disk faults", "faults", &[])?;
+    program(Part::Network, "network", "network", &[])?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
         clients(&mut steps, built.then_some(binary))?;

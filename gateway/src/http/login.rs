@@ -16,6 +16,7 @@ use store::access::{Resource, Right};
 use super::App;
 use super::problem::{Kind, Problem};
 use crate::access::authorize;
+use crate::listen::is_loopback;
 
 /// A user who has shown the right password.
 pub(super) struct Login {
@@ -59,7 +60,7 @@ impl FromRequestParts<App> for Login {
             .and_then(credentials)
             .ok_or_else(|| refused("send an Authorization header of type Basic"))?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let loopback = peer.is_some_and(|peer| peer.ip().is_loopback());
+        let loopback = peer.is_some_and(|peer| is_loopback(peer.ip()));
         if !app.store.check_password(&user, &password, loopback) {
             return Err(refused(
                 "user or password is wrong, or guest is not on this machine",

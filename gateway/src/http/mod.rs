@@ -4,19 +4,15 @@
 //! Never: a rule of jobs (the store's) or of time (the scheduler's).
 //! In: `node` serves it on its listener.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Method;
 use axum::response::Json;
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use scheduler::ticker::Ticker;
 use store::Store;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,6 +20,7 @@ use utoipa_axum::routes;
 
 use crate::config::Calls;
 use problem::{Kind, Problem};
+pub use serve::serve;
 
 mod calls;
 mod health;
@@ -33,6 +30,7 @@ mod preference;
 mod problem;
 mod prometheus;
 mod schedules;
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -80,21 +78,6 @@ pub fn router(app: App) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
-}
-
-/// Serves until the app's `stop`; the task ends when the requests under way have ended.
-pub fn serve(listener: TcpListener, app: App) -> JoinHandle<()> {
-    let stop = app.stop.clone();
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(|socket| {
-        let _ = socket.set_nodelay(true);
-    });
-    tokio::spawn(async move {
-        let serving = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the HTTP listener failed");
-        }
-    })
 }
 
 async fn nothing() -> Problem {

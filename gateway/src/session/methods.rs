@@ -13,10 +13,8 @@ impl Session {
             AMQPClass::Queue(method) => self.queue(channel, method).await,
             AMQPClass::Basic(method) => self.basic(channel, method).await,
             AMQPClass::Tx(method) => self.tx(channel, method).await,
-            AMQPClass::Connection(connection::AMQPMethod::UpdateSecret(_)) => {
-                let ok = connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {});
-                self.conn.reply(0, &AMQPClass::Connection(ok));
-                Ok(())
+            AMQPClass::Connection(connection::AMQPMethod::UpdateSecret(m)) => {
+                self.renew(m.new_secret.as_bytes())
             }
             AMQPClass::Access(access::AMQPMethod::Request(_)) => {
                 let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
