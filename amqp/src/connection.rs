@@ -712,11 +712,7 @@ pub(crate) fn guarded(bytes: &[u8], cause: (u16, u16)) -> Fault {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a failed test; any instant"
-)]
+#[expect(clippy::disallowed_methods, reason = "a test; any instant")]
 pub(crate) mod testing {
     use super::*;
     use crate::limits;
