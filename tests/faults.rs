@@ -3,12 +3,14 @@
 //! Keeps: nothing confirmed is lost, damage is named and the rest is served.
 
 use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use lapin::PublisherConfirm;
 use lapin::options::{
@@ -195,7 +197,8 @@ fn a_full_disk_blocks_publishers_and_loses_nothing() -> Result<()> {
     const BEFORE: usize = 200;
     const BEHIND: usize = 1000;
     let disk = SmallDisk::new("900m")?;
-    let mut server = Leveret::start_in(disk.0.path(), "")?;
+    // Without the alarm that comes before: here the disk itself says no.
+    let mut server = Leveret::start_in(disk.0.path(), "[alarm]\ndisk_free = 0\n")?;
     run(async {
         let (connection, channel) = connect(&server).await?;
         for number in 0..BEFORE {
@@ -233,6 +236,57 @@ fn a_full_disk_blocks_publishers_and_loses_nothing() -> Result<()> {
     let ended = server.stop()?;
     assert!(ended.success(), "{ended}");
     Ok(())
+}
+
+#[test]
+fn an_alarm_comes_before_the_disk_is_full_and_goes_when_there_is_room() -> Result<()> {
+    let disk = SmallDisk::new("900m")?;
+    let server = Leveret::start_in(disk.0.path(), "")?;
+    run(async {
+        let (connection, channel) = connect(&server).await?;
+        publish(&channel, "before").await?.await?;
+        // A tenth of the disk is the limit.
+        disk.fill(60 << 20)?;
+        let deadline = Instant::now() + PATIENCE;
+        while !connection.status().blocked() {
+            ensure!(
+                Instant::now() < deadline,
+                "not blocked: {}",
+                server.last_output()
+            );
+            drop(publish(&channel, "during").await?);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let metrics = get(&server, "/metrics")?;
+        ensure!(metrics.contains("\nleveret_alarm_disk 1\n"), "{metrics}");
+        ensure!(metrics.contains("\nleveret_alarm_memory 0\n"), "{metrics}");
+        // Nobody is told who has published nothing, and what is there can be fetched.
+        let (quiet, reader) = connect_passively(&server).await?;
+        let mut consumer = consume(&reader).await?;
+        assert_eq!(next(&mut consumer).await?, "before");
+        ensure!(!quiet.status().blocked());
+        disk.empty()?;
+        let deadline = Instant::now() + PATIENCE;
+        while connection.status().blocked() {
+            ensure!(
+                Instant::now() < deadline,
+                "still blocked: {}",
+                server.last_output()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        publish(&channel, "after").await?.await?;
+        Ok(())
+    })
+}
+
+fn get(server: &Leveret, path: &str) -> Result<String> {
+    let mut socket = TcpStream::connect(server.http)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A second connection, which declares nothing.

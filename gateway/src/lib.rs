@@ -5,6 +5,7 @@
 
 mod access;
 pub mod admin;
+pub mod alarm;
 pub mod certificate;
 pub mod cli;
 pub mod config;

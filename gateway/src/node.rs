@@ -26,7 +26,7 @@ use crate::config::{Config, Listen, Listener, StoreUrl};
 use crate::listen::{Door, Room};
 use crate::session::Shared;
 use crate::tls::Tls;
-use crate::{admin, definitions, http, listen};
+use crate::{admin, alarm, definitions, http, listen};
 
 /// How long requests and sessions under way may take to end.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
@@ -80,6 +80,7 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
     let ticker = Arc::new(ticker);
     let janitor = Janitor::start(store.clone());
     let stop = CancellationToken::new();
+    alarm::watch(store.clone(), config.alarm, stop.clone());
     if let Some(tls) = tls {
         tls.watch(stop.clone())?;
     }

@@ -24,7 +24,7 @@ use store::access::{Resource, Right};
 use store::definitions::{ExchangeDeclare, QueueDeclare, generated};
 use store::model::{BindingSpec, DestinationKind, QueueId};
 use store::queue::consumers::{ChannelKey, Consumer};
-use store::shard::{Got, Out, REPLY_TO};
+use store::shard::{Got, Out, Pace, REPLY_TO};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,14 @@ const WRITE_HIGH: usize = 1 << 20;
 const HEAVY: usize = 32 << 10;
 /// Messages that share one claim to a confirm, at most.
 const RUN: u32 = 256;
-/// Content bytes that a connection may publish during an alarm before it is not read any more.
-const HELD_MAX: usize = 1 << 20;
 /// How long a publisher rests when its consumers cannot keep up.
 const REST: Duration = Duration::from_millis(2);
+/// The same when the disk cannot: commits take longer than turns.
+const LONG_REST: Duration = Duration::from_millis(10);
+/// During an alarm a publisher is read this much at a time, and this often: acks, cancels and
+/// closes behind its messages still get through, and its messages hardly.
+const DRIP: usize = 16 << 10;
+const DRIP_EVERY: Duration = Duration::from_millis(500);
 /// How long a closing client may take to read its goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -183,10 +187,12 @@ struct Session {
     tx: HashMap<u16, Tx>,
     cleaned: bool,
     slow: bool,
+    /// The disk is behind: as `slow`, until it has caught up.
+    behind: bool,
+    /// An alarm holds and this connection has published since.
+    held: bool,
     has_published: bool,
     told_blocked: bool,
-    /// Content bytes taken while publishers should wait.
-    published_blocked: usize,
 }
 
 /// Serves one connection to its end.
@@ -224,13 +230,8 @@ pub async fn run<S>(
             .conn
             .deadline()
             .unwrap_or_else(|| now() + limits::CLOSE_OK);
-        let resting = session.slow;
-        let held = session.published_blocked > HELD_MAX;
-        if held {
-            // Its silence is our doing.
-            session.conn.note_heard(now());
-        }
-        let listening = !resting && !held && !session.conn.is_gone();
+        let rest = session.rest();
+        let listening = rest.is_none() && !session.conn.is_gone();
         tokio::select! {
             biased;
             written = push(&mut writer, &output[sent..]), if sent < output.len() || held_back => {
@@ -245,8 +246,16 @@ pub async fn run<S>(
                 stopping = true;
                 session.forced();
             }
-            () = tokio::time::sleep(REST), if resting => session.slow = false,
-            read = input.read(&mut reader), if listening => match read {
+            () = tokio::time::sleep(rest.unwrap_or_default()), if rest.is_some() => {
+                if session.rested() {
+                    match input.read(&mut reader, DRIP).now_or_never() {
+                        Some(Ok(n)) if n > 0 => session.turn(&mut input).await,
+                        Some(_) => break,
+                        None => {}
+                    }
+                }
+            }
+            read = input.read(&mut reader, TURN), if listening => match read {
                 Ok(n) if n > 0 => session.turn(&mut input).await,
                 _ => break,
             },
@@ -263,7 +272,7 @@ pub async fn run<S>(
     // The client hangs up first, so that it reads our last words before an end of stream.
     let hang_up = async {
         input.bytes.clear();
-        while matches!(input.read(&mut reader).await, Ok(n) if n > 0) {
+        while matches!(input.read(&mut reader, TURN).await, Ok(n) if n > 0) {
             input.bytes.clear();
         }
     };
@@ -304,9 +313,10 @@ impl Session {
             tx: HashMap::new(),
             cleaned: false,
             slow: false,
+            behind: false,
+            held: false,
             has_published: false,
             told_blocked: false,
-            published_blocked: 0,
         }
     }
 
@@ -319,22 +329,45 @@ impl Session {
         let heavy = published >= HEAVY;
         self.events(block).await;
         if published > 0 {
-            self.note_blocked(published);
+            self.keep_pace();
         }
         self.slow |= heavy && self.store.lock().take_slow();
     }
 
-    /// A publisher during an alarm is told, and soon not read any more. Acks behind its messages
-    /// still get through until then.
-    fn note_blocked(&mut self, published: usize) {
-        let reason = self.store.lock().blocked_reason();
-        match reason {
-            Some(reason) => {
-                self.published_blocked += published;
-                self.tell_blocked(Some(&reason));
-            }
-            None => self.published_blocked = 0,
+    /// A publisher during an alarm is told, and read by the drop only.
+    fn keep_pace(&mut self) {
+        let (pace, reason) = {
+            let mut shard = self.store.lock();
+            (shard.pace(), shard.blocked_reason())
+        };
+        self.held = pace == Pace::Wait;
+        self.behind = pace == Pace::Rest;
+        if let Some(reason) = reason {
+            self.tell_blocked(Some(&reason));
         }
+    }
+
+    /// How long not to read; none to read at once.
+    fn rest(&mut self) -> Option<Duration> {
+        if self.held || self.behind {
+            // Its silence is our doing.
+            self.conn.note_heard(now());
+        }
+        match (self.held, self.behind, self.slow) {
+            (true, ..) => Some(DRIP_EVERY),
+            (_, true, _) => Some(LONG_REST),
+            (.., true) => Some(REST),
+            _ => None,
+        }
+    }
+
+    /// A rest is over. True when a drop may be read before the next one.
+    fn rested(&mut self) -> bool {
+        self.slow = false;
+        if self.behind {
+            self.keep_pace();
+        }
+        self.held && !self.conn.is_gone() && self.store.lock().may_drip()
     }
 
     async fn events(&mut self, block: Block) {

@@ -221,7 +221,7 @@ fn what_is_wrong_is_said_with_its_file() {
         (
             config::Tls {
                 ca: Some(authority.path("empty", "pem")),
-                ..settings.clone()
+                ..settings
             },
             "empty.pem",
             "no PEM certificate",

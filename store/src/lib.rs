@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 
 pub mod access;
 pub mod administration;
+pub mod alarms;
 pub mod clock;
 pub mod definitions;
 pub mod error;
@@ -104,7 +105,7 @@ pub struct Stats {
     pub channels: u64,
     pub counters: shard::Counters,
     pub resident_bytes: u64,
-    pub blocked: bool,
+    pub alarms: alarms::Alarms,
 }
 
 /// A cheap handle on the one store of this process.
@@ -135,9 +136,9 @@ impl StoreInner {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Resolves when somebody waits for a commit.
+    /// Resolves when somebody waits for a commit, or for room in memory.
     pub(crate) async fn urgent(&self) {
-        while !self.lock().wanted {
+        while !self.lock().is_urgent() {
             self.writer.notified().await;
         }
     }
@@ -420,13 +421,17 @@ impl Store {
                 .sum(),
             counters: shard.counters.clone(),
             resident_bytes: shard.queues.values().map(|queue| queue.log.resident).sum(),
-            blocked: shard.is_blocked(),
+            alarms: shard.alarms(),
         }
     }
 
-    /// Publishers must wait (or may go on): an alarm from outside, e.g. a nearly full disk.
-    pub fn set_blocked(&self, reason: Option<String>) {
-        self.lock().set_blocked(reason);
+    /// Publishers must wait, or may go on as far as this cause goes.
+    pub fn set_alarm(&self, cause: alarms::Cause, holds: bool) {
+        let mut shard = self.lock();
+        if cause == alarms::Cause::Memory {
+            shard.set_pressed(holds);
+        }
+        shard.set_alarm(cause, holds);
     }
 
     /// Copies what is published and delivered in a vhost to `amq.rabbitmq.trace`, until a restart.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::Options;
 use crate::access::directory::Directory;
+use crate::alarms::{Alarms, Cause};
 use crate::clock;
 use crate::error::{Error, Noun, Result};
 use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
@@ -36,6 +37,7 @@ mod deliver;
 mod history_tests;
 mod lifecycle;
 pub(crate) mod merge;
+mod pressure;
 mod publish;
 mod reply;
 mod route;
@@ -45,6 +47,7 @@ mod trace;
 
 use time::later;
 
+pub use pressure::Pace;
 pub use route::{Run, Unroutable};
 
 /// Deliveries that may lie in a session's outbox, bytes: a slow reader costs no more.
@@ -248,7 +251,8 @@ pub struct Shard {
     pub(crate) schedules: BTreeMap<String, ScheduleRow>,
     pub(crate) job_waiters: HashMap<JobId, Vec<oneshot::Sender<()>>, RandomState>,
     pub counters: Counters,
-    pub(crate) blocked: Option<String>,
+    alarms: Alarms,
+    memory: pressure::Memory,
     pub(crate) writer: Arc<Notify>,
     pub(crate) loader: Arc<Notify>,
     chance: u64,
@@ -292,7 +296,8 @@ impl Shard {
             schedules: BTreeMap::new(),
             job_waiters: HashMap::default(),
             counters: Counters::default(),
-            blocked: None,
+            alarms: Alarms::default(),
+            memory: pressure::Memory::default(),
             writer,
             loader,
             chance: 0x9E37_79B9_7F4A_7C15,

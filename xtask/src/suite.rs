@@ -95,6 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Crash, "crash test", "crash", &cycles)?;
     program(Part::Faults, "disk faults", "faults", &[])?;
     program(Part::Network, "network", "network", &[])?;
+    program(Part::Network, "floods", "flood", &[])?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
         clients(&mut steps, built.then_some(binary))?;

@@ -36,7 +36,17 @@ pub(super) async fn render(State(app): State<App>) -> Result<Response, Problem> 
     page.gauge(
         "store_blocked",
         "1 while publishers must wait.",
-        u64::from(stats.blocked),
+        u64::from(stats.alarms.any()),
+    );
+    page.gauge(
+        "alarm_memory",
+        "1 while publishers must wait for memory.",
+        u64::from(stats.alarms.memory()),
+    );
+    page.gauge(
+        "alarm_disk",
+        "1 while publishers must wait for room on the disk.",
+        u64::from(stats.alarms.disk()),
     );
     page.gauge(
         "memory_resident_bytes",

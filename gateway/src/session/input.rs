@@ -26,17 +26,17 @@ thread_local! {
 }
 
 impl Input {
-    /// Waits for bytes; answers how many came, 0 at the end.
-    pub(super) async fn read<R>(&mut self, reader: &mut R) -> io::Result<usize>
+    /// Waits for bytes, at most `max`; answers how many came, 0 at the end.
+    pub(super) async fn read<R>(&mut self, reader: &mut R, max: usize) -> io::Result<usize>
     where
         R: AsyncRead + Unpin,
     {
-        let count = if self.bytes.capacity() >= TURN {
+        let count = if self.bytes.capacity() >= TURN && max >= TURN {
             reader.read_buf(&mut self.bytes).await?
         } else {
             std::future::poll_fn(|cx| {
                 SHARED.with_borrow_mut(|shared| {
-                    let mut buffer = ReadBuf::new(shared);
+                    let mut buffer = ReadBuf::new(&mut shared[..max]);
                     ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer))?;
                     self.bytes.extend_from_slice(buffer.filled());
                     io::Result::Ok(buffer.filled().len()).into()
@@ -76,15 +76,17 @@ mod tests {
     #[tokio::test]
     async fn only_who_reads_much_keeps_a_buffer() {
         let mut input = Input::default();
-        assert_eq!(input.read(&mut &b"abc"[..]).await.unwrap(), 3);
+        assert_eq!(input.read(&mut &b"abc"[..], TURN).await.unwrap(), 3);
         input.used(1);
         assert_eq!(input.bytes, b"bc");
         assert!(input.bytes.capacity() < 64);
         let large = vec![7; MUCH];
-        input.read(&mut &large[..]).await.unwrap();
+        input.read(&mut &large[..], TURN).await.unwrap();
         input.used(MUCH + 2);
         assert!(input.bytes.capacity() >= TURN);
-        assert_eq!(input.read(&mut &large[..]).await.unwrap(), MUCH);
+        assert_eq!(input.read(&mut &large[..], 9).await.unwrap(), 9);
+        input.used(9);
+        assert_eq!(input.read(&mut &large[..], TURN).await.unwrap(), MUCH);
         input.used(MUCH);
         input.rest();
         assert!(input.bytes.capacity() >= TURN, "it was in use");

@@ -73,6 +73,8 @@ impl Session {
         }
         self.vhost = vhost.into();
         self.door = Door::new(&self.store, &self.user, vhost);
+        let name = format!("connection {}", self.id);
+        self.store.lock().name_session(self.id, &name);
         self.conn.accept_open();
     }
 

@@ -57,7 +57,7 @@ impl Session {
                 Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
                 Out::Close { code, text } => return self.ended(code, text),
                 Out::Unblocked => {
-                    self.published_blocked = 0;
+                    self.held = false;
                     self.tell_blocked(None);
                 }
             }

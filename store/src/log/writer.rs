@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::StoreInner;
+use crate::alarms::Cause;
 use crate::log::batch::{Batch, Committed, SegmentRow};
 use crate::log::segment::Encoder;
 use crate::queue::Piece;
@@ -24,7 +25,7 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
     let mut number = 0;
     loop {
         store.writer.notified().await;
-        if !store.lock().wanted && !store.is_stopping() {
+        if !store.lock().is_urgent() && !store.is_stopping() {
             // Nobody waits: let settles gather, unless somebody comes.
             let _ = tokio::time::timeout(IDLE, store.urgent()).await;
         }
@@ -48,7 +49,7 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
                 .record(begun.elapsed().as_secs_f64());
             metrics::histogram!("leveret_store_commit_bytes").record(bytes as f64);
             store.lock().committed(cut, &committed.refused);
-            if !store.lock().wanted {
+            if !store.lock().is_urgent() {
                 break;
             }
         }
@@ -66,7 +67,7 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
             Ok(committed) => break committed,
             Err(CommitError::Full(why)) => {
                 tracing::error!(reason = why, "the disk is full: publishers are blocked");
-                store.lock().set_blocked(Some("low on disk".into()));
+                store.lock().set_alarm(Cause::DiskFull, true);
                 mark(store, batch.number).await;
             }
             Err(CommitError::NotDone(why)) => {
@@ -80,10 +81,7 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
         }
         tokio::time::sleep(RETRY).await;
     };
-    if store.lock().is_blocked() {
-        tracing::warn!("there is room again: publishers go on");
-        store.lock().set_blocked(None);
-    }
+    store.lock().set_alarm(Cause::DiskFull, false);
     // Only job changes are looked at afterwards; the rest is freed with the batch.
     cut.batch.jobs = Arc::try_unwrap(batch).map_or_else(|batch| batch.jobs.clone(), |b| b.jobs);
     committed

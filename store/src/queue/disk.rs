@@ -187,8 +187,9 @@ impl Log {
     }
 
     /// Drops bodies that are safe on disk and not about to be read, newest first, until
-    /// `target` resident bytes are left. Keeps the chunk under the cursor and the one after.
-    pub fn evict(&mut self, target: u64) -> u64 {
+    /// `target` resident bytes are left. `keep_next` keeps the chunk under the cursor and the one
+    /// after.
+    pub fn evict(&mut self, target: u64, keep_next: bool) -> u64 {
         let before = self.resident;
         let keep = self
             .chunks
@@ -198,7 +199,7 @@ impl Log {
             if self.resident <= target {
                 break;
             }
-            if at == keep || at + 1 == keep {
+            if keep_next && (at == keep || at + 1 == keep) {
                 continue;
             }
             let freed = self.chunks[at].evict();

@@ -142,7 +142,7 @@ fn damage_takes_a_returned_message_away_and_ends() {
     let (mut log, _) = Log::restore([on_disk(0, 1, 2)].into_iter(), marks, 0);
     log.loaded(SegmentId(1), ReadBack::Sound(vec![piece(2, true)]));
     assert_eq!(taken(&mut log, 1), Some((0, 1, true)));
-    log.evict(0);
+    log.evict(0, true);
     log.put_back(0, 1, None);
     log.chunks[0].evict();
     log.loaded(SegmentId(1), ReadBack::Damaged(Vec::new()));

@@ -87,8 +87,9 @@ impl Piece {
     }
 
     /// What the messages cost in memory: wire bytes and their share of the block's index.
-    fn memory_bytes(&self) -> u64 {
-        self.wire_bytes() + u64::from(self.count) * size_of::<Entry>() as u64
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let own = size_of::<Self>() + self.count as usize * size_of::<Entry>();
+        self.wire_bytes() + own as u64
     }
 
     fn body_bytes(&self) -> u64 {

@@ -213,7 +213,7 @@ impl World {
             }
             Op::Finish => self.finish(),
             Op::Evict(target) => {
-                self.log.evict(target);
+                self.log.evict(target, true);
             }
             Op::ReadForMerge(at, n) => self.read_for_merge(at, n),
             Op::Merge => {

@@ -81,8 +81,8 @@ impl Shard {
 
     /// Under memory pressure messages that need no disk go there too, largest queues first.
     pub(super) fn make_room(&mut self, cut: &mut Cut) {
-        let mut resident: u64 = self.queues.values().map(|queue| queue.log.resident).sum();
-        if resident <= self.options.memory_budget {
+        let (mut resident, budget) = (self.resident(), self.budget());
+        if resident <= budget {
             return;
         }
         let mut sizes: Vec<(u64, QueueId)> = self
@@ -92,7 +92,7 @@ impl Shard {
             .collect();
         sizes.sort_unstable_by_key(|&(size, _)| std::cmp::Reverse(size));
         for (size, id) in sizes {
-            if resident <= self.options.memory_budget {
+            if resident <= budget {
                 break;
             }
             resident = resident.saturating_sub(size);
@@ -153,6 +153,7 @@ impl Shard {
             self.consider_merge(id);
         }
         self.evict();
+        self.look_at_memory();
     }
 
     /// While a commit cannot find room: marks alone, which take none, so that consumers can go on
@@ -183,16 +184,25 @@ impl Shard {
     }
 
     pub(super) fn evict(&mut self) {
-        let resident: u64 = self.queues.values().map(|queue| queue.log.resident).sum();
-        if resident <= self.options.memory_budget {
-            return;
-        }
-        let mut over = resident - self.options.memory_budget;
-        for queue in self.queues.values_mut() {
-            if over == 0 {
-                break;
+        let (resident, budget) = (self.resident(), self.budget());
+        let mut over = resident.saturating_sub(budget);
+        // What is read next stays, unless there are so many queues that this alone is too much.
+        for keep in [true, false] {
+            for queue in self.queues.values_mut() {
+                if over == 0 {
+                    return;
+                }
+                let target = queue.log.resident.saturating_sub(over);
+                over = over.saturating_sub(queue.log.evict(target, keep));
             }
-            over = over.saturating_sub(queue.log.evict(queue.log.resident.saturating_sub(over)));
+            if over <= budget / 4 {
+                return;
+            }
         }
+    }
+
+    /// The writer need not wait for company.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.wanted || self.is_behind()
     }
 }

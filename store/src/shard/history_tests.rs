@@ -215,7 +215,7 @@ impl World {
             Op::Commit => self.commit(),
             Op::Spill => {
                 for queue in self.shard.queues.values_mut() {
-                    queue.log.evict(0);
+                    queue.log.evict(0, true);
                 }
             }
             Op::Crash { arrived } => self.crash(arrived),

@@ -123,12 +123,16 @@ impl Shard {
         }
     }
 
-    /// Publishers are stopped (with a reason) or may go on.
-    pub(crate) fn set_blocked(&mut self, reason: Option<String>) {
-        if self.blocked.is_some() == reason.is_some() {
+    /// Publishers are stopped or may go on; sessions hear of the first cause and of the last's end.
+    pub(crate) fn set_alarm(&mut self, cause: Cause, holds: bool) {
+        if !self.alarms.set(cause, holds) {
             return;
         }
-        self.blocked.clone_from(&reason);
+        let reason = self.alarms.reason();
+        match &reason {
+            Some(reason) => tracing::warn!(reason, "publishers must wait"),
+            None => tracing::warn!("publishers go on"),
+        }
         let ids: Vec<usize> = self.sessions.keys().copied().collect();
         for id in ids {
             self.send(id, reason.clone().map_or(Out::Unblocked, Out::Blocked));
@@ -153,10 +157,14 @@ impl Shard {
 
     /// Why publishers must wait, while they must.
     pub fn blocked_reason(&self) -> Option<String> {
-        self.blocked.clone()
+        self.alarms.reason()
     }
 
     pub fn is_blocked(&self) -> bool {
-        self.blocked.is_some()
+        self.alarms.any()
+    }
+
+    pub fn alarms(&self) -> Alarms {
+        self.alarms
     }
 }

@@ -37,6 +37,7 @@ impl Shard {
             }
             None => 0,
         };
+        self.note_appended(piece.memory_bytes() * queues.len() as u64);
         for id in queues {
             if self.is_full(*id) {
                 continue;

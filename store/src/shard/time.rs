@@ -63,6 +63,9 @@ impl Shard {
     /// Time passes: heads expire, leases end, retries come due, idle queues go.
     pub fn tick(&mut self) {
         let now = clock::now();
+        if self.is_behind() {
+            self.look_at_memory();
+        }
         for id in std::mem::take(&mut self.timed) {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.watched = false;
@@ -112,7 +115,7 @@ impl Shard {
     /// When `tick` has something to do: every so often, at an instant, or not at all.
     pub(crate) fn next_tick(&self) -> NextTick {
         match self.next_lease {
-            _ if !self.timed.is_empty() => NextTick::Soon,
+            _ if !self.timed.is_empty() || self.is_behind() => NextTick::Soon,
             Some(at) => NextTick::At(at),
             None => NextTick::Never,
         }

@@ -383,6 +383,11 @@ async fn a_new_store_is_empty(bench: Bench) {
     assert_eq!(bench.load().await, Image::default());
     assert_eq!(bench.backend().committed_number().await.unwrap(), 0);
     assert!(bench.backend().job_counts().await.unwrap().is_empty());
+    let room = bench.backend().room().await.unwrap();
+    assert!(
+        room.is_none_or(|room| room.free > 0 && room.size > 0),
+        "{room:?}"
+    );
     assert!(
         bench
             .backend()

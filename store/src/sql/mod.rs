@@ -124,6 +124,14 @@ pub struct Retired {
 }
 
 /// One durable store. Reads may run beside a commit and see only whole commits.
+/// Room for more, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub free: u64,
+    /// Of the file system, used or not.
+    pub size: u64,
+}
+
 pub trait Backend: Send + Sync + 'static {
     /// Everything a start needs. Called once, after the migrations ran in the engine's `open`.
     /// Deletes what only a crash could have left: transient segments and rows of queues that
@@ -194,6 +202,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Bytes on disk and in the write-ahead log, for metrics and alarms.
     fn disk_bytes(&self) -> (u64, u64);
+
+    /// What may still be written: free on the file system, and free inside the database. `None`
+    /// where no disk is.
+    fn room(&self) -> Pending<'_, Result<Option<Room>, BackendError>>;
 
     /// Flushes and releases the database. Nothing may be called afterwards.
     fn close(&self) -> Pending<'_, ()>;

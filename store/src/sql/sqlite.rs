@@ -428,6 +428,24 @@ impl Backend for Sqlite {
         })
     }
 
+    fn room(&self) -> Pending<'_, Result<Option<Room>, BackendError>> {
+        let page = u64::from(self.shared.options.page_bytes);
+        Box::pin(async move {
+            let unused = self.read(move |conn| {
+                Box::pin(async move {
+                    let row = sqlx::query(statement::ENGINE_PAGES).fetch_one(conn).await?;
+                    Ok(row.try_get::<i64, _>(1)?.cast_unsigned() * page)
+                })
+            });
+            let unused = unused.await?;
+            let room = room::of(&self.shared.dir).map_err(|e| BackendError(e.to_string()))?;
+            Ok(Some(Room {
+                free: room.free.saturating_add(unused),
+                size: room.size,
+            }))
+        })
+    }
+
     fn disk_bytes(&self) -> (u64, u64) {
         (
             length(&self.shared.path),

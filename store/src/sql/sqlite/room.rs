@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
+use crate::sql::Room;
+
 /// Creates the directory where it is missing, and makes it known to the disk: SQLite syncs only
 /// what is inside.
 pub(super) fn create(dir: &Path) -> io::Result<()> {
@@ -83,6 +85,14 @@ impl Ballast {
 
 /// What this process may still write on the file system of `dir`.
 pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    Ok(of(dir)?.free)
+}
+
+/// The file system of `dir`.
+pub(super) fn of(dir: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(Room {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        size: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
 }
