@@ -30,6 +30,8 @@ const TOPICS_CPU_MAX: f64 = 2.0;
 const RSS_MIB_MAX: f64 = 300.0 * 1e6 / 1_048_576.0;
 const RESTART_S_MAX: f64 = 3.0;
 const CALLS_PER_S_MIN: f64 = 5_000.0;
+const IDLE_KIB_MAX: f64 = 30.0;
+const CHURN_PER_S_MIN: f64 = 2_000.0;
 
 /// The verdicts on all workloads that were run.
 pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
@@ -83,6 +85,14 @@ pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
             rate,
             CALLS_PER_S_MIN,
         ));
+    }
+    if ran("idle-10k") {
+        let each = ours("idle-10k").and_then(|row| row.kib_each);
+        verdicts.push(at_most("idle-10k: KiB per connection", each, IDLE_KIB_MAX));
+    }
+    if ran("churn") {
+        let rate = ours("churn").map(|row| row.messages_per_s);
+        verdicts.push(at_least("churn: rounds per second", rate, CHURN_PER_S_MIN));
     }
     verdicts.extend(cleanliness(rows));
     verdicts

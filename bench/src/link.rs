@@ -143,6 +143,21 @@ impl Link {
         Ok(())
     }
 
+    /// One transient message, without waiting for anything.
+    pub(crate) fn publish(&mut self, queue: &str, body: &[u8]) -> Result<()> {
+        let publish = Method::new(method::PUBLISH)
+            .u16(0)
+            .short("")
+            .short(queue)
+            .u8(0);
+        let mut bytes = Vec::new();
+        publish.frame(1, &mut bytes);
+        let at = wire::push_content(&mut bytes, 1, body.len(), 1);
+        bytes[at..at + body.len()].copy_from_slice(body);
+        self.stream.write_all(&bytes)?;
+        Ok(())
+    }
+
     pub(crate) fn select_confirms(&mut self) -> Result<()> {
         let request = Method::new(method::CONFIRM_SELECT).u8(0);
         self.call(&request, method::CONFIRM_SELECT_OK)

@@ -6,7 +6,7 @@
 //! Page: docs/reference/benchmark.md.
 //!
 //! ```text
-//! main ─ workload (what) ─ run, backlog, calls (how) ─ measurement ─ report, gate
+//! main ─ workload (what) ─ run, backlog, calls, connections (how) ─ measurement ─ report, gate
 //!                            │
 //!             producer, consumer ─ wire, link, confirms, sequence, latency
 //!             broker, procfs, fsyncs
@@ -20,6 +20,7 @@ mod backlog;
 mod broker;
 mod calls;
 mod confirms;
+mod connections;
 mod consumer;
 mod control;
 mod fsyncs;
@@ -218,6 +219,12 @@ fn play(
         Shape::Backlog => return backlog::play(broker, workload, options.backlog, options.end),
         Shape::Calls { connections } => {
             calls::play(&broker, workload, connections, options.calls).map(|one| vec![one])
+        }
+        Shape::Idle { connections } => {
+            connections::idle(&broker, workload, connections).map(|one| vec![one])
+        }
+        Shape::Churn { threads } => {
+            connections::churn(&broker, workload, (threads, timing.window)).map(|one| vec![one])
         }
         _ => run::play(&broker, workload, timing),
     };

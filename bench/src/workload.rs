@@ -2,7 +2,7 @@
 //!
 //! Keeps: each name describes all that matters: durability, confirms, acks, size.
 //! Never: differs between brokers.
-//! In: `main` selects, `run`, `backlog` and `calls` play.
+//! In: `main` selects, `run`, `backlog`, `calls` and `connections` play.
 
 use anyhow::{Result, bail};
 
@@ -32,6 +32,10 @@ pub(crate) enum Shape {
     Backlog,
     /// HTTP calls on keep-alive connections.
     Calls { connections: usize },
+    /// Connections with one channel each that do nothing.
+    Idle { connections: usize },
+    /// Connections that declare, publish one message and close, on so many threads.
+    Churn { threads: usize },
 }
 
 /// One row of the table.
@@ -95,7 +99,10 @@ impl Workload {
 
     /// Runs that fill disks, take minutes or exist for Leveret only are played when asked for.
     pub(crate) fn is_special(&self) -> bool {
-        matches!(self.shape, Shape::Backlog | Shape::Calls { .. })
+        matches!(
+            self.shape,
+            Shape::Backlog | Shape::Calls { .. } | Shape::Idle { .. } | Shape::Churn { .. }
+        )
     }
 }
 
@@ -161,6 +168,15 @@ pub(crate) fn catalogue() -> Vec<Workload> {
     all.push(
         Workload::shaped("calls-64", Shape::Calls { connections: 64 }, Ack::Auto).confirmed(1),
     );
+    let idle = Shape::Idle {
+        connections: 10_000,
+    };
+    all.push(Workload::shaped("idle-10k", idle, Ack::Auto));
+    all.push(Workload::shaped(
+        "churn",
+        Shape::Churn { threads: 8 },
+        Ack::Auto,
+    ));
     all
 }
 
