@@ -14,6 +14,7 @@ use amqp::field::{Table, Value};
 use amqp::properties::Properties;
 use amqp::protocol::{AMQPClass, basic, channel, confirm, exchange, queue, tx};
 use arbitrary::Arbitrary;
+use gateway::listen::Peer;
 use gateway::session::{self, Shared};
 use libfuzzer_sys::fuzz_target;
 use store::Store;
@@ -224,11 +225,14 @@ struct Client {
 impl Client {
     async fn open(node: &Node) -> Self {
         let (pipe, server) = tokio::io::duplex(64 << 10);
-        let (reader, writer) = tokio::io::split(server);
+        let peer = Peer {
+            address: Some(([127, 0, 0, 1], 5672).into()),
+            tls: false,
+            certified: None,
+        };
         tokio::spawn(session::run(
-            reader,
-            writer,
-            true,
+            server,
+            peer,
             node.store.clone(),
             node.shared.clone(),
             node.stop.clone(),

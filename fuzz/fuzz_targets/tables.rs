@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(properties::reply_to(input), parsed.reply_to.as_deref());
         assert_eq!(properties::user_id(input), parsed.user_id.as_deref());
     }
-    for mechanism in ["PLAIN", "AMQPLAIN", "NONE"] {
-        let _ = sasl::credentials(mechanism, input);
+    for mechanism in ["PLAIN", "AMQPLAIN", "EXTERNAL", "NONE"] {
+        let _ = sasl::credentials(mechanism, input, sasl::MECHANISMS);
     }
 });

@@ -112,13 +112,20 @@ pub fn load(given: &Given) -> Result<Config, Error> {
         file: name.clone(),
         reason: error.to_string(),
     })?;
-    let source = Source {
-        name: &name,
-        text: &text,
-    };
+    let mut config = read(&name, &text, given)?;
+    config.file = Some(file);
+    Ok(config)
+}
+
+/// The same of a text that has been read; `name` is the file's, for errors.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn read(name: &str, text: &str, given: &Given) -> Result<Config, Error> {
+    let source = Source { name, text };
     let mut parsed = source.parse()?;
     let schedules = source.schedules(std::mem::take(&mut parsed.schedule))?;
-    merge(given, parsed, schedules, Some(file))
+    merge(given, parsed, schedules, None)
 }
 
 fn merge(

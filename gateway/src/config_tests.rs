@@ -4,13 +4,7 @@
 use super::*;
 
 fn read(text: &str) -> Result<Config, Error> {
-    let source = Source {
-        name: "leveret.toml",
-        text,
-    };
-    let mut file = source.parse()?;
-    let schedules = source.schedules(std::mem::take(&mut file.schedule))?;
-    merge(&Given::default(), file, schedules, None)
+    super::read("leveret.toml", text, &Given::default())
 }
 
 fn refusal(text: &str) -> String {

@@ -132,7 +132,9 @@ fn log_of(programs: &Path, name: &str) -> PathBuf {
 }
 
 /// As in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 5] = ["frames", "contents", "session", "tables", "cron"];
+const TARGETS: [&str; 7] = [
+    "frames", "contents", "session", "tables", "routes", "config", "cron",
+];
 /// Two cores are what the project counts on.
 const AT_ONCE: usize = 2;
 /// I9: no input costs memory or time out of proportion.
