@@ -377,7 +377,8 @@ impl Connection {
 
     fn open_channel(&mut self, number: u16, cause: (u16, u16)) -> Fault {
         let (open, most) = (self.channels.len(), self.channel_max);
-        if number > most {
+        // RabbitMQ counts the channels; their numbers may be any.
+        if open >= usize::from(most) && !self.channels.contains_key(&number) {
             let text = format!(
                 "number of channels opened ({open}) has reached the negotiated channel_max \
                  ({most})"
