@@ -18,11 +18,13 @@ pub const HEARTBEAT: u16 = 60;
 pub const TABLE_DEPTH_MAX: usize = 32;
 /// Values in one table, nested ones included: a one-byte value costs 32 bytes decoded.
 pub const TABLE_VALUES_MAX: usize = 4096;
-/// Body size accepted by default, as RabbitMQ 4.x.
-pub const MESSAGE_MAX: u64 = 16 << 20;
+/// Body size accepted by default: that of RabbitMQ 3.x, for 4.x went down to 16 MiB and refuses
+/// what was fine before.
+pub const MESSAGE_MAX: u64 = 128 << 20;
 /// No configuration goes above: RabbitMQ's hard cap.
 pub const MESSAGE_CAP: u64 = 512 << 20;
-/// Content under assembly per connection, so that channels cannot multiply a message's size.
+/// Content under assembly per connection, so that channels cannot multiply a message's size; at
+/// least two of the largest messages.
 pub const ASSEMBLING_MAX: u64 = 64 << 20;
 /// From accept to connection.open, as RabbitMQ's handshake_timeout.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

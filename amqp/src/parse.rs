@@ -614,7 +614,7 @@ mod tests {
         for (wire, code) in connection {
             assert_eq!(fault(&wire), (code, Scope::Connection), "{wire:?}");
         }
-        let huge = with(header(1, (16 << 20) + 1, &[0, 0]));
+        let huge = with(header(1, crate::limits::MESSAGE_MAX + 1, &[0, 0]));
         assert_eq!(fault(&huge), (406, Scope::Channel));
     }
 
