@@ -6,7 +6,7 @@
 
 Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
 the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
-The examples' queues (fib, orders, tasks, events, mails, pictures, reports) are deleted
+The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop) are deleted
 before and after: do not point this at a server whose queues matter.
 Needs tests/clients/install.sh python. Ends with one line of totals.
 """
@@ -27,7 +27,7 @@ import time
 CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
-QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports"]
+QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -135,6 +135,30 @@ def python_reports():
         consumer.expect("^tick of report due at 2026-01-05T08:00:00Z: {}$")
 
 
+def python_celery():
+    """A chain, a group, a chord, a retry, an ETA, a revoked task, and the ticks of beat."""
+    celery = PYTHON.parent / "celery"
+    with tempfile.TemporaryDirectory() as home:
+        results = pathlib.Path(home) / "results"
+        results.mkdir()
+        clock = pathlib.Path(home) / "beat"
+        environment = {"RESULTS": f"file://{results}", "PYTHONDONTWRITEBYTECODE": 1}
+        worker = (celery, "-A", "shop", "worker", "--beat", "-s", clock, "--concurrency", 2, "--loglevel", "info")
+        with Program("python/celery_app", *worker, **environment) as shop:
+            shop.expect("celery@.* ready")
+            with Program("python/celery_app", PYTHON, "buy.py", **environment) as buyer:
+                buyer.expect(r"^chain: 48\.0$")
+                buyer.expect(r"^group: \[2, 15\]$")
+                buyer.expect("^chord: 57$")
+                buyer.expect("^retry: charged 57 at try 3$")
+                buyer.expect("^eta: reminded Ada after [1-9][0-9]* s$")
+                buyer.expect("^revoked: Bob is not reminded$")
+                buyer.ends()
+            ticks = [line for line in shop.seen if "counted the stock" in line]
+            while len(ticks) < 3:
+                ticks.append(shop.expect("counted the stock"))
+
+
 def python_call():
     """The call gets its answer at once, or as a job when it takes longer than it waits."""
     with Program("python", PYTHON, "worker_fib.py") as worker:
@@ -205,7 +229,7 @@ def rust_pictures():
 def checks(language):
     match language:
         case "python":
-            yield from (python_confirms, python_worker, python_reports)
+            yield from (python_confirms, python_worker, python_reports, python_celery)
             if os.environ.get("HTTP_URL"):
                 yield python_call
             else:
