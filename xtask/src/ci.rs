@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::step::Steps;
-use crate::{arrows, dashboard, process, tidy};
+use crate::{arrows, dashboard, process, suites, tidy};
 
 /// All steps; ends at the first failure.
 ///
@@ -34,6 +34,7 @@ pub(crate) fn add(steps: &mut Steps) -> Result<()> {
     steps.run("dashboard is current", || {
         dashboard::run(crate::root(), true)
     })?;
+    steps.run("compatibility page is current", suites::check_page)?;
     steps.run("clippy", || {
         cargo(&[
             "clippy",

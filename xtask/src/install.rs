@@ -52,6 +52,28 @@ const NEEDS: &[Need] = &[
         package: "rabbitmq-server",
         probe: Probe::File("/usr/lib/rabbitmq/bin/rabbitmq-server"),
     },
+    // A suite of another client runs in a network of its own.
+    Need {
+        package: "util-linux",
+        probe: Probe::Program("unshare"),
+    },
+    Need {
+        package: "openssl",
+        probe: Probe::Program("openssl"),
+    },
+    Need {
+        package: "iproute2",
+        probe: Probe::File("/bin/ip"),
+    },
+    Need {
+        package: "amqp-tools",
+        probe: Probe::Program("amqp-publish"),
+    },
+    // Where celery's own tests keep results.
+    Need {
+        package: "redis-server",
+        probe: Probe::Program("redis-server"),
+    },
     Need {
         package: "prometheus",
         probe: Probe::Program("prometheus"),

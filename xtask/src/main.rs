@@ -16,6 +16,7 @@ mod process;
 mod server;
 mod step;
 mod suite;
+mod suites;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ enum Chore {
     Install,
     /// Feeds the targets of `fuzz/` for a while.
     Fuzz(fuzz::Options),
+    /// Runs the test suites of other people's clients, unpatched, and judges them test by test.
+    Suites(suites::Options),
     /// Measures against RabbitMQ; the arguments go to the bench program.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -76,6 +79,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Arrows => arrows::run(),
         Chore::Install => install::run(),
         Chore::Fuzz(options) => fuzz::run(&options),
+        Chore::Suites(options) => suites::run(&options),
         Chore::Bench { arguments } => bench::run(&arguments),
         Chore::Dashboard { check } => dashboard::run(root(), check),
     }

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::server::Server;
 use crate::step::Steps;
-use crate::{bench, ci, fuzz, install, process};
+use crate::{bench, ci, fuzz, install, process, suites};
 
 /// What to test.
 #[derive(Args)]
@@ -37,6 +37,8 @@ enum Part {
     Conversation,
     /// Client libraries in five languages, and the examples.
     Clients,
+    /// The fast ones of the suites that other clients bring along.
+    Suites,
     /// Load, kill -9, restart, check.
     Crash,
     /// A disk that lies or is full.
@@ -73,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let wants_binary = [
         Part::Conversation,
         Part::Clients,
+        Part::Suites,
         Part::Crash,
         Part::Faults,
         Part::Network,
@@ -98,7 +101,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Network, "floods", "flood", &[])?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
     if wanted(Part::Clients) {
-        clients(&mut steps, built.then_some(binary))?;
+        clients(&mut steps, built.then_some(&binary))?;
+    }
+    if wanted(Part::Suites) {
+        foreign(&mut steps, built.then_some(&binary))?;
     }
     if wanted(Part::Fuzz) {
         steps.run("fuzzing", || fuzz::run(&fuzz::Options::default()))?;
@@ -121,10 +127,10 @@ fn test_program(test: &str, binary: &Path, variables: &[(&str, String)]) -> Resu
 }
 
 /// Each language's clients and examples, all on one server.
-fn clients(steps: &mut Steps, binary: Option<PathBuf>) -> Result<()> {
+fn clients(steps: &mut Steps, binary: Option<&PathBuf>) -> Result<()> {
     let mut server = None;
     let mut reason = NO_BINARY;
-    if let Some(binary) = &binary {
+    if let Some(binary) = binary {
         steps.run("a server for the clients", || {
             server = Some(Server::start(binary)?);
             Ok(())
@@ -134,7 +140,7 @@ fn clients(steps: &mut Steps, binary: Option<PathBuf>) -> Result<()> {
     for language in LANGUAGES {
         for (what, script) in SCRIPTS {
             let name = format!("{what} in {language}");
-            match (&server, &binary) {
+            match (&server, binary) {
                 (Some(server), Some(binary)) => {
                     steps.run(&name, || script_on(server, binary, script, language))?;
                 }
@@ -146,6 +152,18 @@ fn clients(steps: &mut Steps, binary: Option<PathBuf>) -> Result<()> {
     match server {
         Some(server) => drop(steps.run(name, || server.stop())?),
         None => steps.miss(name, reason),
+    }
+    Ok(())
+}
+
+/// The suites of other people's clients, each on a server of its own.
+fn foreign(steps: &mut Steps, binary: Option<&PathBuf>) -> Result<()> {
+    for suite in suites::fast() {
+        let name = format!("the suite of {}", suite.name);
+        match binary {
+            Some(binary) => drop(steps.run(&name, || suites::judge(suite, binary))?),
+            None => steps.miss(&name, NO_BINARY),
+        }
     }
     Ok(())
 }
