@@ -33,7 +33,7 @@ pub(super) const SUITES: &[Suite] = &[
         name: "py-amqp",
         client: "py-amqp, Python",
         version: "5.4.2",
-        what: "`t/integration` without TLS",
+        what: "`t/integration`, with TLS",
         fast: true,
         minutes_max: 10,
     },
