@@ -101,6 +101,14 @@ pub(super) const SUITES: &[Suite] = &[
         fast: false,
         minutes_max: 40,
     },
+    Suite {
+        name: "celery-canvas",
+        client: "celery, Python",
+        version: "5.7.0",
+        what: "`t/integration/test_canvas.py`",
+        fast: false,
+        minutes_max: 45,
+    },
 ];
 
 #[cfg(test)]
