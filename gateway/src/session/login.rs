@@ -7,16 +7,6 @@ use amqp::sasl::Credentials;
 
 use super::*;
 
-/// What a user showed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Proof {
-    #[default]
-    None,
-    Password,
-    /// A certificate, or nothing where ANONYMOUS is offered: there is no secret to renew.
-    Other,
-}
-
 impl Session {
     pub(super) fn login(&mut self, mechanism: &str, response: &[u8]) {
         let offered = &self.shared.options(self.peer.tls).mechanisms;
@@ -25,10 +15,10 @@ impl Session {
             Err(close) => return self.conn.close(now(), &close),
         };
         let loopback = self.peer.is_loopback();
-        let (user, proof, right) = match shown {
+        let (user, right) = match shown {
             Credentials::Password { user, password } => {
                 let right = self.store.check_password(&user, &password, loopback);
-                (user, Proof::Password, right)
+                (user, right)
             }
             Credentials::External => self.without_password(self.peer.certified.clone()),
             Credentials::Anonymous => {
@@ -36,7 +26,7 @@ impl Session {
             }
         };
         if right {
-            (self.user, self.proof) = (user, proof);
+            self.user = user;
             return self.conn.accept_login();
         }
         let peer = self.peer.address.map(tracing::field::display);
@@ -44,26 +34,17 @@ impl Session {
         self.conn.refuse_login(now(), mechanism);
     }
 
-    fn without_password(&self, user: Option<String>) -> (String, Proof, bool) {
+    fn without_password(&self, user: Option<String>) -> (String, bool) {
         let user = user.unwrap_or_default();
         let right = self.store.check_user(&user, self.peer.is_loopback());
-        (user, Proof::Other, right)
+        (user, right)
     }
 
-    /// connection.update-secret: as in RabbitMQ the connection goes on or ends.
-    pub(super) fn renew(&mut self, secret: &[u8]) -> Result<(), Close> {
-        let secret = String::from_utf8_lossy(secret);
-        let loopback = self.peer.is_loopback();
-        if self.proof == Proof::Password
-            && !self.store.check_password(&self.user, &secret, loopback)
-        {
-            tracing::warn!(user = self.user, "a new secret was refused");
-            let text = "New secret was refused by one of the backends";
-            return Err(Close::connection(530, text, (10, 70)));
-        }
+    /// connection.update-secret. A user of the store has nothing to renew: whatever comes is
+    /// taken, as by RabbitMQ, and the right to be here does not hang on it.
+    pub(super) fn renew(&mut self) {
         let ok = connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {});
         self.conn.reply(0, &AMQPClass::Connection(ok));
-        Ok(())
     }
 
     pub(super) fn open(&mut self, vhost: &str) {

@@ -13,8 +13,9 @@ impl Session {
             AMQPClass::Queue(method) => self.queue(channel, method).await,
             AMQPClass::Basic(method) => self.basic(channel, method).await,
             AMQPClass::Tx(method) => self.tx(channel, method).await,
-            AMQPClass::Connection(connection::AMQPMethod::UpdateSecret(m)) => {
-                self.renew(m.new_secret.as_bytes())
+            AMQPClass::Connection(connection::AMQPMethod::UpdateSecret(_)) => {
+                self.renew();
+                Ok(())
             }
             AMQPClass::Access(access::AMQPMethod::Request(_)) => {
                 let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
