@@ -19,7 +19,8 @@ pub struct Thrift {
     pub small_bytes: u64,
     /// So many segments that were merged once, and are still not large, are merged again.
     pub grown_count: usize,
-    /// From here on a segment stays as it is, bytes.
+    /// From here on a segment stays as it is, bytes: a fill with confirms makes such ones by itself,
+    /// and writing them again would cost more than their number.
     pub large_bytes: u64,
     /// A merged segment is no larger, bytes.
     pub most_bytes: u64,
@@ -38,7 +39,7 @@ impl Default for Thrift {
             small_count: 64,
             small_bytes: 32 << 10,
             grown_count: 16,
-            large_bytes: 256 << 10,
+            large_bytes: 48 << 10,
             most_bytes: CHUNK_BYTES,
             sparse_share: 8,
             sparse_bytes: 64 << 10,
@@ -48,7 +49,7 @@ impl Default for Thrift {
 }
 
 /// So many segments are merged already when they fill a large one.
-const FULL_RUN: usize = 8;
+const FULL_RUN: usize = 16;
 /// Addresses that one block can name.
 const ADDRESSES_MAX: usize = u16::MAX as usize;
 
