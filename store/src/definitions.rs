@@ -166,7 +166,7 @@ impl Shard {
         work: bool,
     ) -> Result<QueueId> {
         let work = work || self.options.work_rules_all;
-        Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
+        let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
             let name = &ask.name;
             let detail = match reason.strip_prefix("type ") {
                 Some(kind) => format!(
@@ -178,6 +178,13 @@ impl Shard {
             };
             failed(Noun::Queue, name, detail)
         })?;
+        let refused = arguments.refused_property(ask.durable, ask.exclusive, ask.auto_delete);
+        if let Some(property) = refused {
+            let name = &ask.name;
+            let detail =
+                format!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'");
+            return Err(failed(Noun::Queue, name, detail));
+        }
         self.last_queue += 1;
         let spec = QueueSpec {
             id: QueueId(self.last_queue),
@@ -319,7 +326,8 @@ impl Shard {
             return Ok(());
         };
         let name = queue.spec.name.clone();
-        if queue.consumers.has_exclusive() || (consumer.exclusive && !queue.consumers.is_empty()) {
+        let alone = !queue.consumers.is_empty() || queue.consumers.is_single();
+        if queue.consumers.has_exclusive() || (consumer.exclusive && alone) {
             let detail = format!(
                 "queue '{name}' in vhost '{}' in exclusive use",
                 queue.spec.vhost

@@ -42,6 +42,8 @@ use topology::Exchange;
 
 /// Bodies kept in memory beyond what is needed at once, bytes.
 const MEMORY_BUDGET: u64 = 64 << 20;
+/// RabbitMQ's `consumer_timeout` since 3.8.17: half an hour, ms.
+pub const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
 /// How often time is looked at: expiry, leases, retries.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -52,6 +54,9 @@ pub struct Options {
     pub memory_budget: u64,
     /// The work rules hold for every queue (`work_rules = "all"`).
     pub work_rules_all: bool,
+    /// Until an unacked delivery of a quorum queue closes its channel, ms; `None`: never. Any queue
+    /// and any consumer may have their own.
+    pub consumer_timeout_ms: Option<u64>,
     /// First user: name and password, made when there is no user at all; none where definitions
     /// bring the users.
     pub default_user: Option<(String, String)>,
@@ -63,6 +68,7 @@ impl Default for Options {
         Self {
             memory_budget: MEMORY_BUDGET,
             work_rules_all: false,
+            consumer_timeout_ms: Some(CONSUMER_TIMEOUT_MS),
             default_user: Some(("guest".into(), "guest".into())),
             default_vhost: "/".into(),
         }

@@ -90,6 +90,11 @@ pub enum Out {
         channel: u16,
         tag: Arc<[u8]>,
     },
+    /// A delivery was not acknowledged in so many ms: the channel must be closed.
+    TimedOut {
+        channel: u16,
+        ms: u64,
+    },
     Blocked(String),
     Unblocked,
     /// An operator ends the connection.
@@ -132,7 +137,10 @@ pub(crate) struct Unacked {
     redelivered: bool,
     /// Content that is not in the log.
     own: Option<Piece>,
+    /// End of the lease on a work queue, of the consumer's patience elsewhere.
     deadline: Option<Micros>,
+    /// How long that was, ms.
+    patience_ms: u64,
 }
 
 #[derive(Default)]
@@ -181,6 +189,8 @@ pub(crate) struct Queue {
     spilled: bool,
     /// In `Shard::timed`.
     watched: bool,
+    /// Ready messages that are dead, but whose content must be read before they can move.
+    doomed: HashMap<Seq, Reason, RandomState>,
     /// The exchange whose delayed messages it keeps: it has no name for clients, and no consumer.
     delays_for: Option<Arc<str>>,
     /// It takes a message once.
@@ -391,7 +401,8 @@ impl Shard {
         let mut touched = Vec::new();
         for unacked in channel.unacked {
             touched.push(unacked.queue);
-            self.give_back(&unacked, unacked.seq, unacked.count, lost);
+            let why = if lost { Return::Lost } else { Return::Left };
+            self.give_back(&unacked, unacked.seq, unacked.count, why);
         }
         touched.extend(channel.consumers.values());
         touched.sort_unstable();
@@ -430,6 +441,17 @@ impl Shard {
     }
 }
 
+/// Why an unacked message comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// Its consumer gave it back.
+    Given,
+    /// Its consumer was lost, or too slow.
+    Lost,
+    /// Its consumer left in peace.
+    Left,
+}
+
 /// What basic.get found.
 pub enum Got {
     Message {
@@ -454,6 +476,7 @@ impl Unacked {
             redelivered: self.redelivered,
             own: None,
             deadline: None,
+            patience_ms: 0,
         }
     }
 
@@ -464,6 +487,7 @@ impl Unacked {
             seq: self.seq,
             own: self.own.clone(),
             deadline: self.deadline,
+            patience_ms: self.patience_ms,
             ..self.empty()
         };
         self.first += u64::from(count);
@@ -483,6 +507,24 @@ fn job_of(block: &Block, index: usize) -> Option<JobId> {
             .ok()?
             .strip_prefix(REPLY_TO_JOB)?,
     )
+}
+
+/// The message with the number of its returns in a header, as RabbitMQ's quorum queues tell it.
+fn counted(piece: &Piece, returns: u32) -> Piece {
+    let index = piece.index(0);
+    let Ok(mut properties) = Properties::parse(piece.block.properties(index)) else {
+        return piece.clone();
+    };
+    let headers = properties.headers.get_or_insert_with(Table::default);
+    headers.insert("x-delivery-count", amqp::field::Value::I64(returns.into()));
+    let mut block = Block::default();
+    let raw = properties.encode();
+    block.push_copy(&piece.block, index, piece.block.address(index), Some(&raw));
+    Piece {
+        block: Arc::new(block),
+        from: 0,
+        ..piece.clone()
+    }
 }
 
 fn attempt_properties(raw: &[u8], attempt: u32) -> Vec<u8> {

@@ -3,6 +3,8 @@
 //! Keeps: an answer about something durable waits for the disk.
 //! In: `Session::events`.
 
+use store::topology::arguments::ConsumerArguments;
+
 use super::*;
 
 impl Session {
@@ -355,10 +357,12 @@ impl Session {
         self.may(Right::Read, Resource::Queue(&name), cause)?;
         let id = self.queue_id(&name, cause)?;
         let arguments = control::from_field_table(&m.arguments);
-        let priority = arguments
-            .find("x-priority")
-            .and_then(Value::as_i64)
-            .unwrap_or(0);
+        let asked = ConsumerArguments::parse(&arguments).map_err(|(argument, reason)| {
+            let vhost = &self.vhost;
+            let text =
+                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}");
+            Close::channel(406, text, cause)
+        })?;
         {
             let mut shard = self.store.lock();
             let consumer = Consumer {
@@ -368,7 +372,8 @@ impl Session {
                 exclusive: m.exclusive,
                 prefetch: shard.prefetch(key),
                 unacked: 0,
-                priority: i32::try_from(priority).unwrap_or(0),
+                priority: asked.priority,
+                timeout_ms: asked.timeout_ms,
             };
             shard
                 .consume(id, consumer)

@@ -16,6 +16,7 @@ impl Session {
             return;
         }
         let frame_max = self.conn.frame_max();
+        let mut late = Vec::new();
         for out in outbox {
             match out {
                 Out::Deliver {
@@ -54,6 +55,7 @@ impl Session {
                         hot::cancel(self.conn.output(), channel, &tag);
                     }
                 }
+                Out::TimedOut { channel, ms } => late.push((channel, ms)),
                 Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
                 Out::Close { code, text } => return self.ended(code, text),
                 Out::Unblocked => {
@@ -63,6 +65,14 @@ impl Session {
             }
         }
         self.tell_confirms();
+        for (channel, ms) in late {
+            let text = format!(
+                "delivery acknowledgement on channel {channel} timed out. Timeout value used: \
+                 {ms} ms. This timeout value can be configured, see consumers doc guide to learn \
+                 more"
+            );
+            self.close_channel(channel, &Close::channel(406, text, (0, 0)));
+        }
     }
 
     pub(super) fn tell_blocked(&mut self, reason: Option<&str>) {

@@ -21,6 +21,8 @@ pub struct Consumer {
     pub prefetch: u32,
     pub unacked: u32,
     pub priority: i32,
+    /// Until an unacked delivery is too late, ms; `None`: the queue's.
+    pub timeout_ms: Option<u64>,
 }
 
 impl Consumer {
@@ -37,6 +39,9 @@ impl Consumer {
 pub struct Consumers {
     list: Vec<Consumer>,
     turn: usize,
+    /// Only one is served, until it leaves.
+    single: bool,
+    active: Option<(ChannelKey, Arc<[u8]>)>,
 }
 
 impl Consumers {
@@ -46,6 +51,18 @@ impl Consumers {
 
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether one alone is served (`x-single-active-consumer`).
+    pub fn be_single(&mut self, single: bool) {
+        self.single = single;
+        if !single {
+            self.active = None;
+        }
+    }
+
+    pub fn is_single(&self) -> bool {
+        self.single
     }
 
     pub fn has_exclusive(&self) -> bool {
@@ -64,10 +81,13 @@ impl Consumers {
         self.list
             .retain(|consumer| consumer.key != key || &*consumer.tag != tag);
         self.turn = 0;
+        let gone = |(active, its): &(ChannelKey, Arc<[u8]>)| *active == key && **its == *tag;
+        self.active.take_if(|active| gone(active));
         before != self.list.len()
     }
 
     pub fn drain(&mut self) -> Vec<Consumer> {
+        self.active = None;
         std::mem::take(&mut self.list)
     }
 
@@ -84,6 +104,9 @@ impl Consumers {
     /// The next consumer that `can` take something, of the highest priority that has one, and how
     /// many such consumers there are. Advances the turn.
     pub fn next(&mut self, can: impl Fn(&Consumer) -> bool) -> Option<(&mut Consumer, usize)> {
+        if self.single {
+            return self.next_active(can);
+        }
         let able = |consumer: &Consumer| consumer.credit() > 0 && can(consumer);
         let best = self.list.iter().find(|c| able(c))?.priority;
         let count = self
@@ -97,5 +120,64 @@ impl Consumers {
             .find(|&at| self.list[at].priority == best && able(&self.list[at]))?;
         self.turn = (at + 1) % n;
         Some((&mut self.list[at], count))
+    }
+
+    /// The active one, chosen among the highest priority by who came first; RabbitMQ 4.0 prefers a
+    /// higher priority also when the active one leaves.
+    fn next_active(&mut self, can: impl Fn(&Consumer) -> bool) -> Option<(&mut Consumer, usize)> {
+        if self.active.is_none() {
+            let first = self.list.first()?;
+            self.active = Some((first.key, first.tag.clone()));
+        }
+        let (key, tag) = self.active.clone()?;
+        let active = self.find(key, &tag)?;
+        (active.credit() > 0 && can(active)).then_some((active, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn consumer(tag: &str, priority: i32) -> Consumer {
+        Consumer {
+            key: ChannelKey {
+                session: 1,
+                channel: 1,
+            },
+            tag: tag.as_bytes().into(),
+            no_ack: false,
+            exclusive: false,
+            prefetch: 1,
+            unacked: 0,
+            priority,
+            timeout_ms: None,
+        }
+    }
+
+    fn next(consumers: &mut Consumers) -> Option<String> {
+        let (consumer, _) = consumers.next(|_| true)?;
+        consumer.unacked += 1;
+        Some(String::from_utf8_lossy(&consumer.tag).into_owned())
+    }
+
+    #[test]
+    fn a_single_active_consumer_stays_until_it_leaves() {
+        let mut consumers = Consumers::default();
+        consumers.be_single(true);
+        consumers.add(consumer("a", 0));
+        assert_eq!(next(&mut consumers).as_deref(), Some("a"));
+        consumers.add(consumer("b", 0));
+        consumers.add(consumer("c", 5));
+        assert_eq!(
+            next(&mut consumers),
+            None,
+            "a has no credit, nobody else is asked"
+        );
+        let key = consumer("a", 0).key;
+        consumers.remove(key, b"a");
+        assert_eq!(next(&mut consumers).as_deref(), Some("c"));
+        consumers.remove(key, b"c");
+        assert_eq!(next(&mut consumers).as_deref(), Some("b"));
     }
 }

@@ -66,7 +66,7 @@ fn a_purge_tells_what_it_settled_behind_an_unacked_message() {
 fn a_held_message_stays_behind_what_came_before_it() {
     let mut log = Log::default();
     log.append(piece(2, false));
-    let seq = log.reserve();
+    let seq = log.reserve(true);
     log.append(piece(1, false));
     log.appear(seq, piece(1, true).slice(0, 1).at_seq(seq));
     log.handed = Seq::MAX;

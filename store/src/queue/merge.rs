@@ -19,8 +19,8 @@ pub struct Thrift {
     pub small_bytes: u64,
     /// So many segments that were merged once, and are still not large, are merged again.
     pub grown_count: usize,
-    /// From here on a segment stays as it is, bytes: a fill with confirms makes such ones by itself,
-    /// and writing them again would cost more than their number.
+    /// From here on a segment stays as it is, bytes: a fill with confirms makes such ones by
+    /// itself, and writing them again would cost more than their number.
     pub large_bytes: u64,
     /// A merged segment is no larger, bytes.
     pub most_bytes: u64,

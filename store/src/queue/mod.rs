@@ -339,12 +339,15 @@ impl Log {
         (at < self.chunks.len() && self.chunks[at].first <= seq).then_some(at)
     }
 
-    /// A seq for a message that will not be in the log but in a row of its own.
-    pub fn reserve(&mut self) -> Seq {
+    /// A seq for a message that will not be in the log; its content is in a row of its own, if
+    /// `in_row`.
+    pub fn reserve(&mut self, in_row: bool) -> Seq {
         self.close_back();
         let seq = self.next;
         self.next += 1;
-        self.stragglers.insert(seq);
+        if in_row {
+            self.stragglers.insert(seq);
+        }
         seq
     }
 

@@ -426,7 +426,7 @@ impl World {
 
     fn hold(&mut self) {
         self.last_id += 1;
-        let seq = self.log.reserve();
+        let seq = self.log.reserve(true);
         assert_eq!(seq as usize, self.model.len());
         self.model.push(Message {
             id: self.last_id,

@@ -2,7 +2,7 @@
 //!
 //! Keeps: `delay · multiplier^(n-1)`, capped, spread by the jitter; `None` at the limit (I5).
 
-use crate::topology::arguments::Work;
+use crate::topology::arguments::{DelayedRetry, Work};
 
 /// Milliseconds until the next try after `failures` failures; `None`: no more tries.
 /// `chance` in 0..1 spreads the delay.
@@ -15,6 +15,14 @@ pub fn backoff_ms(work: &Work, failures: u32, chance: f64) -> Option<u64> {
         (work.delay_ms as f64 * work.multiplier.powi(exponent)).min(work.max_delay_ms as f64);
     let spread = 1.0 + work.jitter * (2.0 * chance - 1.0);
     Some((plain * spread).max(0.0) as u64)
+}
+
+/// How long a message stays away that came back for the `count`th time, ms. RabbitMQ 4.3: linear.
+pub fn delayed_ms(delays: &DelayedRetry, count: u32) -> u64 {
+    delays
+        .min_ms
+        .saturating_mul(u64::from(count))
+        .min(delays.max_ms)
 }
 
 #[cfg(test)]
@@ -32,5 +40,17 @@ mod tests {
             assert_eq!(backoff_ms(&work, failures, 1.0), Some(seconds * 1200));
         }
         assert_eq!(backoff_ms(&work, 6, 0.5), None);
+    }
+
+    #[test]
+    fn delays_grow_in_a_line_up_to_their_most() {
+        let delays = DelayedRetry {
+            failed: true,
+            returned: true,
+            min_ms: 1000,
+            max_ms: 2500,
+        };
+        let spans = [1, 2, 3, 4].map(|count| delayed_ms(&delays, count));
+        assert_eq!(spans, [1000, 2000, 2500, 2500]);
     }
 }

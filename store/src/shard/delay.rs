@@ -26,14 +26,13 @@ impl Shard {
             let due_at = later(now, ms);
             let mut copy = Block::default();
             copy.push_copy(block, index, block.address(index), Some(&raw));
-            let seq = queue.log.reserve();
+            let seq = queue.log.reserve(queue.spec.durable);
             queue.log.waiting.insert(seq, due_at);
             if !queue.spec.durable {
                 let piece = Piece::new(seq, 1, Arc::new(copy), 0, due_at);
                 queue.log.parked.insert(seq, piece);
                 continue;
             }
-            queue.log.stragglers.insert(seq);
             let mut encoder = segment::Encoder::default();
             encoder.push(&copy, 0, 0, 0);
             let (index, data) = encoder.finish();

@@ -5,6 +5,17 @@
 
 use super::*;
 
+/// How messages are handed out.
+#[derive(Clone, Copy)]
+pub(super) struct Handing {
+    redelivered: bool,
+    /// The content is not in the log.
+    own: bool,
+    no_ack: bool,
+    /// The consumer's own patience, ms.
+    timeout_ms: Option<u64>,
+}
+
 impl Shard {
     pub(crate) fn add_consumer(&mut self, id: QueueId, consumer: Consumer) {
         let key = consumer.key;
@@ -115,9 +126,12 @@ impl Shard {
                     .unwrap_or(TURN_MAX)
                     .clamp(1, TURN_MAX),
             };
-            let timed = queue.arguments.message_ttl_ms.is_some();
+            let asked = &queue.arguments;
+            let one = asked.message_ttl_ms.is_some()
+                || asked.counts && !queue.log.attempts.is_empty()
+                || !queue.doomed.is_empty();
             let left = window(consumer).unwrap_or(0);
-            let max = if timed {
+            let max = if one {
                 1
             } else {
                 fair.min(consumer.credit()).min(left)
@@ -140,11 +154,21 @@ impl Shard {
                 }
                 Take::Empty => return,
             };
+            if let Some(reason) = queue.doomed.remove(&piece.first) {
+                self.bury(id, &piece, reason, None);
+                continue;
+            }
             let (key, tag, no_ack) = (consumer.key, consumer.tag.clone(), consumer.no_ack);
+            let handing = Handing {
+                redelivered,
+                own,
+                no_ack,
+                timeout_ms: consumer.timeout_ms,
+            };
             if !no_ack {
                 consumer.unacked += piece.count;
             }
-            self.deliver(id, (key, tag), piece, (redelivered, own), no_ack);
+            self.deliver(id, (key, tag), piece, handing);
         }
     }
 
@@ -152,10 +176,15 @@ impl Shard {
         &mut self,
         id: QueueId,
         (key, tag): (ChannelKey, Arc<[u8]>),
-        piece: Piece,
-        (redelivered, own): (bool, bool),
-        no_ack: bool,
+        mut piece: Piece,
+        handing: Handing,
     ) {
+        let Handing {
+            redelivered,
+            own,
+            no_ack,
+            timeout_ms,
+        } = handing;
         self.counters.delivered += u64::from(piece.count);
         if redelivered {
             self.counters.redelivered += u64::from(piece.count);
@@ -164,9 +193,25 @@ impl Shard {
         if self.tracing {
             self.trace_delivery(id, key, &piece, redelivered);
         }
-        let queue = self.queues.get(&id);
-        let lease = queue.and_then(|queue| Some(queue.arguments.work.as_ref()?.lease_ms));
-        let deadline = lease.map(|ms| clock::now() + ms as i64 * 1000);
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
+        let asked = &queue.arguments;
+        let patience = match &asked.work {
+            Some(work) => Some(work.lease_ms),
+            // RabbitMQ 4.3 asks for no patience of its own but on quorum queues.
+            None => timeout_ms
+                .or(asked.consumer_timeout_ms)
+                .or_else(|| self.options.consumer_timeout_ms.filter(|_| asked.quorum)),
+        };
+        let patience = patience.filter(|ms| *ms > 0 && !no_ack);
+        let deadline = patience.map(|ms| later(clock::now(), ms));
+        if redelivered
+            && asked.counts
+            && let Some(&returns) = queue.log.attempts.get(&piece.first)
+        {
+            piece = counted(&piece, returns);
+        }
         let (first_seq, count) = (piece.first, piece.count);
         let Some(session) = self.sessions.get_mut(&key.session) else {
             return;
@@ -197,6 +242,7 @@ impl Shard {
                 redelivered,
                 own,
                 deadline,
+                patience_ms: patience.unwrap_or(0),
             });
         }
         let entries = &piece.block.entries;
@@ -243,6 +289,12 @@ impl Shard {
         };
         queue.idle_since = clock::now();
         match queue.log.take(1) {
+            Take::Run { piece, .. } if queue.doomed.contains_key(&piece.first) => {
+                if let Some(reason) = queue.doomed.remove(&piece.first) {
+                    self.bury(id, &piece, reason, None);
+                }
+                self.get(id, key, no_ack)
+            }
             Take::Run {
                 piece,
                 redelivered,
@@ -253,13 +305,13 @@ impl Shard {
                     .sessions
                     .get(&key.session)
                     .map_or(0, |s| s.outbox.len());
-                self.deliver(
-                    id,
-                    (key, Arc::from(&b""[..])),
-                    piece,
-                    (redelivered, own),
+                let handing = Handing {
+                    redelivered,
+                    own,
                     no_ack,
-                );
+                    timeout_ms: None,
+                };
+                self.deliver(id, (key, Arc::from(&b""[..])), piece, handing);
                 let Some(session) = self.sessions.get_mut(&key.session) else {
                     return Got::Empty;
                 };

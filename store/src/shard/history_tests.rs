@@ -280,6 +280,7 @@ impl World {
             prefetch,
             unacked: 0,
             priority: 0,
+            timeout_ms: None,
         };
         self.shard.consume(id, consumer).expect("a consumer");
         self.shard.pump(id);

@@ -16,6 +16,8 @@ impl Shard {
         };
         log.count_bodies(arguments.max_length_bytes.is_some());
         let saved_head = log.head();
+        let mut consumers = Consumers::default();
+        consumers.be_single(arguments.single_active);
         if !spec.durable {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;
@@ -25,7 +27,7 @@ impl Shard {
             spec,
             arguments,
             log,
-            consumers: Consumers::default(),
+            consumers,
             owner: None,
             had_consumer: false,
             loading: None,
@@ -35,6 +37,7 @@ impl Shard {
             idle_since: clock::now(),
             spilled: false,
             watched: false,
+            doomed: HashMap::default(),
             delays_for,
             unique,
         };
@@ -112,6 +115,7 @@ impl Shard {
             return 0;
         };
         let settled = queue.log.purge();
+        queue.doomed.clear();
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
         u64::from(settled.count)

@@ -14,6 +14,18 @@ impl Shard {
         (first, count): (u32, u32),
         confirm: u64,
     ) {
+        if count > 1 && queues.iter().any(|id| self.may_refuse(*id)) {
+            // There may be room for some of them only.
+            for offset in 0..count {
+                let confirm = if confirm == 0 {
+                    0
+                } else {
+                    confirm + u64::from(offset)
+                };
+                self.append_all(queues, key, block, (first + offset, 1), confirm);
+            }
+            return;
+        }
         let now = clock::now();
         let persistent = block.entries[first as usize].flags & Entry::PERSISTENT != 0;
         let piece = Piece::new(0, count, block.clone(), first, now);
@@ -24,7 +36,13 @@ impl Shard {
             })
         };
         let saved = queues.iter().filter(|id| durable(self, id)).count() as u32;
-        let refused = queues.iter().any(|id| self.is_full(*id));
+        let body = u64::from(block.entries[first as usize].body_size);
+        let full: Vec<QueueId> = queues
+            .iter()
+            .copied()
+            .filter(|id| self.is_full(*id, body))
+            .collect();
+        let refused = !full.is_empty();
         let ticket = match key.filter(|_| confirm != 0) {
             Some(channel) if refused => {
                 self.refuse(channel, confirm, count);
@@ -39,7 +57,8 @@ impl Shard {
         };
         self.note_appended(piece.memory_bytes() * queues.len() as u64);
         for id in queues {
-            if self.is_full(*id) {
+            if full.contains(id) {
+                self.turn_away(*id, &piece);
                 continue;
             }
             let Some(queue) = self.queues.get_mut(id) else {
@@ -60,8 +79,9 @@ impl Shard {
             } else {
                 queue.log.append(piece);
             }
-            self.trim(*id);
+            // What a consumer takes at once is never one too many.
             self.pump(*id);
+            self.trim(*id);
             self.slow |= self.queues.get(id).is_some_and(|queue| {
                 queue.log.ready_bytes() > SLOW_BYTES && !queue.consumers.is_empty()
             });
@@ -134,7 +154,7 @@ impl Shard {
                 });
                 continue;
             }
-            let seq = queue.log.reserve();
+            let seq = queue.log.reserve(true);
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             let mut encoder = segment::Encoder::default();
             encoder.push(block, 0, 0, 0);
@@ -176,18 +196,29 @@ impl Shard {
         }
     }
 
-    pub(super) fn is_full(&self, id: QueueId) -> bool {
-        self.queues.get(&id).is_some_and(|queue| {
-            queue.arguments.reject_publish
-                && (queue
-                    .arguments
-                    .max_length
-                    .is_some_and(|max| queue.log.ready() >= max)
-                    || queue
-                        .arguments
-                        .max_length_bytes
-                        .is_some_and(|max| queue.log.ready_body_bytes() >= max))
-        })
+    fn may_refuse(&self, id: QueueId) -> bool {
+        let queue = self.queues.get(&id);
+        queue.is_some_and(|queue| queue.arguments.reject_publish)
+    }
+
+    /// True when a message of so many body bytes would be one too many.
+    fn is_full(&self, id: QueueId, body: u64) -> bool {
+        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.reject_publish) else {
+            return false;
+        };
+        let (log, asked) = (&queue.log, &queue.arguments);
+        asked.max_length.is_some_and(|max| log.ready() + 1 > max)
+            || asked
+                .max_length_bytes
+                .is_some_and(|max| log.ready_body_bytes() + body > max)
+    }
+
+    /// A message for which there was no room, and where it goes instead.
+    fn turn_away(&mut self, id: QueueId, piece: &Piece) {
+        let queue = self.queues.get(&id);
+        if queue.is_some_and(|queue| queue.arguments.bury_refused) {
+            self.dead_letter(id, piece, Reason::Maxlen, None);
+        }
     }
 
     /// Drops heads beyond the queue's length.

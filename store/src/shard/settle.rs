@@ -47,7 +47,7 @@ impl Shard {
         };
         for run in runs {
             if requeue {
-                self.give_back(&run, run.seq, run.count, true);
+                self.give_back(&run, run.seq, run.count, Return::Given);
             } else {
                 self.fail(&run, "rejected");
             }
@@ -62,7 +62,7 @@ impl Shard {
         if let Some(runs) = self.take_unacked(key, 0, true) {
             let queues: Vec<QueueId> = runs.iter().map(|run| run.queue).collect();
             for run in runs {
-                self.give_back(&run, run.seq, run.count, false);
+                self.give_back(&run, run.seq, run.count, Return::Left);
                 self.credit(key, &run);
             }
             queues.into_iter().for_each(|queue| self.pump(queue));
@@ -131,35 +131,75 @@ impl Shard {
         self.release(settled.tickets);
     }
 
-    /// Back to its place; on a work queue a return counts as an attempt when `counts`.
-    pub(super) fn give_back(&mut self, run: &Unacked, seq: Seq, count: u32, counts: bool) {
+    /// Back to its place, at once or later; a return may count, and may be one too many.
+    pub(super) fn give_back(&mut self, run: &Unacked, seq: Seq, count: u32, why: Return) {
         let Some(queue) = self.queues.get_mut(&run.queue) else {
             return;
         };
-        if counts && let Some(work) = queue.arguments.work.clone() {
-            for offset in 0..count {
-                let seq = seq + u64::from(offset);
-                let failures = {
-                    let known = queue.log.attempts.entry(seq).or_default();
-                    *known += 1;
-                    *known
-                };
-                if failures > work.retry_limit {
-                    let one = Unacked {
-                        seq,
-                        count: 1,
-                        own: run.own.clone(),
-                        ..run.empty()
-                    };
-                    queue.log.attempts.insert(seq, failures - 1);
-                    self.fail(&one, "returned");
-                    return self.give_back(run, seq + 1, count - offset - 1, counts);
+        let (work, counts) = (queue.arguments.work.is_some(), queue.arguments.counts);
+        if work && why != Return::Left {
+            (seq..seq + u64::from(count)).for_each(|seq| self.return_to_work(run, seq));
+        } else if counts && !work {
+            (seq..seq + u64::from(count)).for_each(|seq| self.return_counted(run, seq, why));
+        } else {
+            queue.log.put_back(seq, count, run.own.clone());
+        }
+    }
+
+    /// On a work queue a return is an attempt.
+    fn return_to_work(&mut self, run: &Unacked, seq: Seq) {
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
+        let limit = queue
+            .arguments
+            .work
+            .as_ref()
+            .map_or(0, |work| work.retry_limit);
+        let known = queue.log.attempts.entry(seq).or_default();
+        *known += 1;
+        if *known <= limit {
+            return queue.log.put_back(seq, 1, run.own.clone());
+        }
+        *known -= 1;
+        let one = Unacked {
+            seq,
+            count: 1,
+            own: run.own.clone(),
+            ..run.empty()
+        };
+        self.fail(&one, "returned");
+    }
+
+    /// Where returns are counted they may end in a delay, or be too many.
+    fn return_counted(&mut self, run: &Unacked, seq: Seq, why: Return) {
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
+        let returns = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
+        queue.log.attempts.insert(seq, returns);
+        let asked = &queue.arguments;
+        let too_many = asked.delivery_limit.is_some_and(|limit| returns > limit);
+        let delay = asked.delayed_retry.filter(|delays| match why {
+            Return::Given => delays.returned || delays.failed,
+            Return::Lost => delays.failed,
+            Return::Left => false,
+        });
+        let content = run.own.clone().or_else(|| queue.log.content(seq));
+        match content {
+            Some(piece) if too_many => self.bury(run.queue, &piece, Reason::DeliveryLimit, None),
+            Some(piece) if delay.is_some() => {
+                let ms = delay.map_or(0, |delays| retry::delayed_ms(&delays, returns));
+                let raw = piece.block.properties(piece.index(0)).to_vec();
+                self.park(run.queue, (seq, &piece), &raw, returns, ms);
+            }
+            _ => {
+                if too_many {
+                    queue.doomed.insert(seq, Reason::DeliveryLimit);
                 }
                 queue.log.put_back(seq, 1, run.own.clone());
             }
-            return;
         }
-        queue.log.put_back(seq, count, run.own.clone());
     }
 
     /// A failure: the next retry on a work queue, else dead-lettered or dropped.
@@ -178,7 +218,11 @@ impl Shard {
                 None => queue.log.content(seq),
             };
             let Some(piece) = piece else {
-                // The body is on disk only: it comes back at its place and fails there again.
+                // The body is on disk only: it ends when it is read, or fails again on a work
+                // queue.
+                if queue.arguments.work.is_none() {
+                    queue.doomed.insert(seq, Reason::Rejected);
+                }
                 queue.log.put_back(seq, 1, None);
                 continue;
             };
@@ -193,7 +237,12 @@ impl Shard {
                 .wrapping_add(clock::now() as u64 | 1);
             let chance = (self.chance >> 11) as f64 / (1u64 << 53) as f64;
             match retry::backoff_ms(&work, failures, chance) {
-                Some(ms) => self.park(run.queue, seq, &piece, failures, ms, error),
+                Some(ms) => {
+                    self.tell_retry(&piece, ms, error);
+                    let raw = piece.block.properties(piece.index(0));
+                    let raw = attempt_properties(raw, failures + 1);
+                    self.park(run.queue, (seq, &piece), &raw, failures, ms);
+                }
                 None => {
                     self.bury(run.queue, &piece, Reason::DeliveryLimit, Some(failures));
                 }
@@ -201,34 +250,35 @@ impl Shard {
         }
     }
 
-    /// Moves a message to a waiting row until its next try.
-    pub(super) fn park(
-        &mut self,
-        id: QueueId,
-        seq: Seq,
-        piece: &Piece,
-        failures: u32,
-        ms: u64,
-        error: &str,
-    ) {
-        let now = clock::now();
-        let due_at = now + ms as i64 * 1000;
-        self.counters.retried += 1;
-        if let Some(job) = job_of(&piece.block, piece.index(0)) {
+    fn tell_retry(&mut self, piece: &Piece, ms: u64, error: &str) {
+        if let Some(id) = job_of(&piece.block, piece.index(0)) {
             let error = JobError {
                 code: "worker-error".into(),
                 detail: error.to_owned(),
             };
             self.pending.jobs.push(JobChange::Retrying {
-                id: job,
-                next_attempt_at: due_at,
+                id,
+                next_attempt_at: clock::now() + ms as i64 * 1000,
                 error,
             });
         }
+    }
+
+    /// Moves a message, with these properties, to a waiting row until its next try.
+    fn park(
+        &mut self,
+        id: QueueId,
+        (seq, piece): (Seq, &Piece),
+        raw: &[u8],
+        failures: u32,
+        ms: u64,
+    ) {
+        let now = clock::now();
+        let due_at = now.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000));
+        self.counters.retried += 1;
         let mut block = Block::default();
         let index = piece.index(0);
-        let raw = attempt_properties(piece.block.properties(index), failures + 1);
-        block.push_copy(&piece.block, index, piece.block.address(index), Some(&raw));
+        block.push_copy(&piece.block, index, piece.block.address(index), Some(raw));
         let mut encoder = segment::Encoder::default();
         encoder.push(&block, 0, 0, 0);
         let (index, data) = encoder.finish();
@@ -316,7 +366,7 @@ impl Shard {
     }
 
     /// Sends a message on to where the dead go. False: nowhere.
-    fn dead_letter(
+    pub(super) fn dead_letter(
         &mut self,
         id: QueueId,
         piece: &Piece,
@@ -456,6 +506,7 @@ mod tests {
             redelivered: false,
             own: None,
             deadline: None,
+            patience_ms: 0,
         }
     }
 

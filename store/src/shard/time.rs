@@ -126,6 +126,7 @@ impl Shard {
             return;
         }
         let mut ended = Vec::new();
+        let mut late = Vec::new();
         for (&session, slot) in &mut self.sessions {
             for (&channel, slot) in &mut slot.channels {
                 if slot.next_lease.is_none_or(|at| at > now) {
@@ -134,23 +135,35 @@ impl Shard {
                 let key = ChannelKey { session, channel };
                 let mut at = 0;
                 while at < slot.unacked.len() {
-                    if slot.unacked[at]
-                        .deadline
-                        .is_some_and(|deadline| deadline <= now)
-                    {
-                        ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
-                    } else {
-                        at += 1;
+                    let run = &mut slot.unacked[at];
+                    let over = run.deadline.is_some_and(|deadline| deadline <= now);
+                    let queue = self.queues.get(&run.queue).filter(|_| over);
+                    match queue.map(|queue| queue.arguments.work.is_some()) {
+                        Some(true) => {
+                            ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
+                            continue;
+                        }
+                        Some(false) => late.push((key, run.patience_ms)),
+                        None => {}
                     }
+                    if over {
+                        // Told once; the channel is closed by its session.
+                        run.deadline = None;
+                    }
+                    at += 1;
                 }
                 slot.next_lease = slot.unacked.iter().filter_map(|run| run.deadline).min();
             }
         }
         let channels = self.sessions.values().flat_map(|s| s.channels.values());
         self.next_lease = channels.filter_map(|channel| channel.next_lease).min();
+        for (key, ms) in late {
+            let channel = key.channel;
+            self.send(key.session, Out::TimedOut { channel, ms });
+        }
         for (key, run) in ended {
             self.counters.late += u64::from(run.count);
-            self.give_back(&run, run.seq, run.count, true);
+            self.give_back(&run, run.seq, run.count, Return::Lost);
             self.credit(key, &run);
             self.pump(run.queue);
         }

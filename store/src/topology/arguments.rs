@@ -27,6 +27,17 @@ pub struct Work {
     pub lease_ms: u64,
 }
 
+/// How long messages that come back stay away (RabbitMQ 4.3's `x-delayed-retry-…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayedRetry {
+    /// Those whose consumer was lost or too slow.
+    pub failed: bool,
+    /// Those that their consumer gave back.
+    pub returned: bool,
+    pub min_ms: u64,
+    pub max_ms: u64,
+}
+
 /// What a queue's arguments ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Arguments {
@@ -39,6 +50,18 @@ pub struct Arguments {
     /// Highest priority that makes a difference; 0 without priorities.
     pub max_priority: u8,
     pub reject_publish: bool,
+    /// What is refused for room goes where the dead go.
+    pub bury_refused: bool,
+    pub single_active: bool,
+    /// Declared with `x-queue-type=quorum`.
+    pub quorum: bool,
+    /// Returns are counted, and told in `x-delivery-count`.
+    pub counts: bool,
+    /// A message that came back more often is dead; `None`: never.
+    pub delivery_limit: Option<u32>,
+    pub delayed_retry: Option<DelayedRetry>,
+    /// Instead of the node's; 0 for none.
+    pub consumer_timeout_ms: Option<u64>,
     pub work: Option<Work>,
 }
 
@@ -57,53 +80,105 @@ pub const COMPARED: [&str; 11] = [
     "x-queue-mode",
 ];
 
+/// Numbers that must not be negative, and mean nothing here.
+const IGNORED: [&str; 5] = [
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-initial-group-size",
+    "x-initial-cluster-size",
+    "x-consumer-disconnected-timeout",
+];
+
+/// An argument and what is wrong with it, as RabbitMQ prints it.
+type Invalid = (String, String);
+
+/// A table whose values are asked for by type.
+struct Asked<'a>(&'a Table);
+
+impl Asked<'_> {
+    fn number(&self, name: &str, low: i64) -> Result<Option<u64>, Invalid> {
+        match self.signed(name)? {
+            None => Ok(None),
+            Some(n) if n >= low => Ok(u64::try_from(n).ok()),
+            Some(n) if n < 0 => Err((name.to_owned(), format!("{{value_negative,{n}}}"))),
+            Some(n) => Err((name.to_owned(), format!("{{value_zero,{n}}}"))),
+        }
+    }
+
+    fn signed(&self, name: &str) -> Result<Option<i64>, Invalid> {
+        match self.0.find(name) {
+            None => Ok(None),
+            Some(value) => value.as_i64().map(Some).ok_or_else(|| wrong(name, value)),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, Invalid> {
+        match self.0.find(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => Err(wrong(name, value)),
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, Invalid> {
+        match self.0.find(name) {
+            None => Ok(None),
+            Some(value) => match value.as_text() {
+                Some(text) => Ok(Some(text.to_owned())),
+                None => Err((name.to_owned(), format!("type {}", kind_of(value)))),
+            },
+        }
+    }
+
+    /// A text that is one of these words; `what` names another.
+    fn word(&self, name: &str, words: &[&str], what: &str) -> Result<Option<&str>, Invalid> {
+        match self.0.find(name) {
+            None => Ok(None),
+            Some(value) => match value.as_text() {
+                Some(text) if words.contains(&text) => Ok(Some(text)),
+                Some(_) => Err((name.to_owned(), what.to_owned())),
+                None => Err(wrong(name, value)),
+            },
+        }
+    }
+}
+
+fn wrong(name: &str, value: &Value) -> Invalid {
+    let kind = kind_of(value);
+    (name.to_owned(), format!("{{unacceptable_type,{kind}}}"))
+}
+
 impl Arguments {
     /// Parses; the error is the explanation without queue and vhost: (argument, reason).
     pub fn parse(table: &Table, work: bool) -> Result<Self, (String, String)> {
-        let number = |name: &str, low: i64| match table.find(name) {
-            None => Ok(None),
-            Some(value) => match value.as_i64() {
-                Some(n) if n >= low => Ok(u64::try_from(n).ok()),
-                Some(n) if n < 0 => Err((name.to_owned(), format!("{{value_negative,{n}}}"))),
-                Some(n) => Err((name.to_owned(), format!("{{value_zero,{n}}}"))),
-                None => Err((name.to_owned(), "{unacceptable_type,longstr}".to_owned())),
-            },
-        };
-        let text = |name: &str| match table.find(name) {
-            None => Ok(None),
-            Some(value) => value
-                .as_text()
-                .map(|text| Some(text.to_owned()))
-                .ok_or_else(|| (name.to_owned(), format!("type {}", kind_of(value)))),
-        };
-        if let Some(kind) = text("x-queue-type")?
-            && !matches!(kind.as_str(), "classic" | "quorum")
-        {
-            return Err((
-                "x-queue-type".into(),
-                format!("\"unsupported queue type '{kind}'\""),
-            ));
-        }
-        let overflow = text("x-overflow")?;
-        if let Some(word) = overflow.as_deref()
-            && !matches!(word, "drop-head" | "reject-publish" | "reject-publish-dlx")
-        {
-            return Err(("x-overflow".into(), "invalid_overflow".into()));
-        }
-        let max_priority = number("x-max-priority", 0)?.unwrap_or(0);
+        let asked = Asked(table);
+        let quorum = Self::is_quorum(&asked)?;
+        Self::check_ignored(&asked)?;
+        let words = ["drop-head", "reject-publish", "reject-publish-dlx"];
+        let overflow = asked.word("x-overflow", &words, "invalid_overflow")?;
+        let max_priority = asked.number("x-max-priority", 0)?.unwrap_or(0);
         let max_priority = u8::try_from(max_priority).map_err(|_| {
             let reason = format!("{{max_value_exceeded,{max_priority}}}");
             ("x-max-priority".to_owned(), reason)
         })?;
+        let limit = asked.signed("x-delivery-limit")?;
+        let delayed_retry = Self::delayed_retry(&asked)?;
         let out = Self {
-            message_ttl_ms: number("x-message-ttl", 0)?,
-            expires_ms: number("x-expires", 1)?,
-            dead_letter_exchange: text("x-dead-letter-exchange")?,
-            dead_letter_key: text("x-dead-letter-routing-key")?,
-            max_length: number("x-max-length", 0)?,
-            max_length_bytes: number("x-max-length-bytes", 0)?,
+            message_ttl_ms: asked.number("x-message-ttl", 0)?,
+            expires_ms: asked.number("x-expires", 1)?,
+            dead_letter_exchange: asked.text("x-dead-letter-exchange")?,
+            dead_letter_key: asked.text("x-dead-letter-routing-key")?,
+            max_length: asked.number("x-max-length", 0)?,
+            max_length_bytes: asked.number("x-max-length-bytes", 0)?,
             max_priority,
             reject_publish: overflow.is_some_and(|word| word != "drop-head"),
+            bury_refused: overflow == Some("reject-publish-dlx"),
+            single_active: asked.flag("x-single-active-consumer")?,
+            quorum,
+            counts: quorum || limit.is_some() || delayed_retry.is_some(),
+            delivery_limit: limit.and_then(|limit| u32::try_from(limit).ok()),
+            delayed_retry,
+            consumer_timeout_ms: asked.number("x-consumer-timeout", 0)?,
             work: None,
         };
         if out.dead_letter_key.is_some() && out.dead_letter_exchange.is_none() {
@@ -112,20 +187,78 @@ impl Arguments {
                 "routing_key_but_no_dlx_defined".into(),
             ));
         }
-        let asked = table
-            .0
-            .iter()
-            .any(|(key, _)| key.starts_with(b"x-retry-") || key.starts_with(b"x-lease-"));
-        let rules = (work || asked)
-            .then(|| Self::work(table, &number))
+        let named = |(key, _): &(Vec<u8>, Value)| {
+            key.starts_with(b"x-retry-") || key.starts_with(b"x-lease-")
+        };
+        let rules = (work || table.0.iter().any(named))
+            .then(|| Self::work(&asked))
             .transpose()?;
         Ok(Self { work: rules, ..out })
     }
 
-    fn work(
-        table: &Table,
-        number: &impl Fn(&str, i64) -> Result<Option<u64>, (String, String)>,
-    ) -> Result<Work, (String, String)> {
+    fn is_quorum(asked: &Asked<'_>) -> Result<bool, Invalid> {
+        match asked.text("x-queue-type")?.as_deref() {
+            None | Some("classic") => Ok(false),
+            Some("quorum") => Ok(true),
+            Some(kind) => Err((
+                "x-queue-type".into(),
+                format!("\"unsupported queue type '{kind}'\""),
+            )),
+        }
+    }
+
+    /// What is accepted for RabbitMQ's sake: it must make sense there.
+    fn check_ignored(asked: &Asked<'_>) -> Result<(), Invalid> {
+        for name in IGNORED {
+            asked.number(name, 0)?;
+        }
+        asked.word("x-queue-mode", &["default", "lazy"], "invalid_queue_mode")?;
+        let strategies = ["at-most-once", "at-least-once"];
+        asked.word(
+            "x-dead-letter-strategy",
+            &strategies,
+            "invalid_dlx_strategy",
+        )?;
+        match asked.number("x-queue-version", 0)? {
+            None | Some(1 | 2) => Ok(()),
+            Some(_) => Err(("x-queue-version".into(), "invalid_queue_version".into())),
+        }
+    }
+
+    fn delayed_retry(asked: &Asked<'_>) -> Result<Option<DelayedRetry>, Invalid> {
+        let name = "x-delayed-retry-type";
+        let words = ["disabled", "all", "failed", "returned"];
+        let kind = asked.word(name, &words, "invalid_delayed_retry_type")?;
+        let min_ms = asked.number("x-delayed-retry-min", 0)?;
+        let max_ms = asked.number("x-delayed-retry-max", 0)?;
+        Ok(match kind {
+            None | Some("disabled") => None,
+            Some(kind) => min_ms.map(|min_ms| DelayedRetry {
+                failed: kind != "returned",
+                returned: kind != "failed",
+                min_ms,
+                max_ms: max_ms.unwrap_or(u64::MAX),
+            }),
+        })
+    }
+
+    /// The property of a declaration that a quorum queue cannot have, as RabbitMQ calls it.
+    pub fn refused_property(
+        &self,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+    ) -> Option<&'static str> {
+        match self.quorum {
+            true if auto_delete => Some("auto-delete"),
+            true if exclusive => Some("exclusive-owner"),
+            true if !durable => Some("non-durable"),
+            _ => None,
+        }
+    }
+
+    fn work(asked: &Asked<'_>) -> Result<Work, Invalid> {
+        let (table, number) = (asked.0, |name, low| asked.number(name, low));
         let float = |name: &str, default: f64| match table.find(name) {
             None => default,
             Some(Value::F64(bits)) => f64::from_bits(*bits),
@@ -145,5 +278,92 @@ impl Arguments {
             jitter: float("x-retry-jitter", 0.2).clamp(0.0, 1.0),
             lease_ms: lease.unwrap_or(LEASE_MS).min(LEASE_MAX_MS),
         })
+    }
+}
+
+/// What basic.consume's arguments ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerArguments {
+    pub priority: i32,
+    /// Instead of the queue's; 0 for none.
+    pub timeout_ms: Option<u64>,
+}
+
+impl ConsumerArguments {
+    /// Parses; the error is as of `Arguments::parse`.
+    pub fn parse(table: &Table) -> Result<Self, (String, String)> {
+        let asked = Asked(table);
+        let priority = asked.signed("x-priority")?.unwrap_or(0);
+        Ok(Self {
+            priority: priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32,
+            timeout_ms: asked.number("x-consumer-timeout", 0)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(name: &str, value: Value) -> Option<String> {
+        let mut table = Table::default();
+        table.insert(name, value);
+        Arguments::parse(&table, false).err().map(|(_, why)| why)
+    }
+
+    #[test]
+    fn arguments_are_checked_as_rabbitmq_does() {
+        let text = Value::text;
+        for (name, value, why) in [
+            ("x-expires", Value::I32(0), "{value_zero,0}"),
+            ("x-message-ttl", Value::I64(-1), "{value_negative,-1}"),
+            ("x-message-ttl", text("1"), "{unacceptable_type,longstr}"),
+            (
+                "x-max-length",
+                Value::Bool(true),
+                "{unacceptable_type,bool}",
+            ),
+            ("x-overflow", text("spill"), "invalid_overflow"),
+            ("x-overflow", Value::I32(1), "{unacceptable_type,signedint}"),
+            ("x-queue-mode", text("idle"), "invalid_queue_mode"),
+            ("x-queue-version", Value::I32(3), "invalid_queue_version"),
+            (
+                "x-max-priority",
+                Value::I32(256),
+                "{max_value_exceeded,256}",
+            ),
+            (
+                "x-single-active-consumer",
+                Value::I8(1),
+                "{unacceptable_type,byte}",
+            ),
+            (
+                "x-dead-letter-strategy",
+                text("twice"),
+                "invalid_dlx_strategy",
+            ),
+            ("x-delivery-limit", text("1"), "{unacceptable_type,longstr}"),
+            ("x-consumer-timeout", Value::I32(-5), "{value_negative,-5}"),
+            (
+                "x-quorum-initial-group-size",
+                Value::I32(-1),
+                "{value_negative,-1}",
+            ),
+            (
+                "x-delayed-retry-type",
+                text("some"),
+                "invalid_delayed_retry_type",
+            ),
+            (
+                "x-queue-type",
+                text("stream"),
+                "\"unsupported queue type 'stream'\"",
+            ),
+        ] {
+            assert_eq!(refusal(name, value).as_deref(), Some(why), "{name}");
+        }
+        assert_eq!(refusal("x-delivery-limit", Value::I32(-1)), None);
+        assert_eq!(refusal("x-queue-mode", text("lazy")), None);
+        assert_eq!(refusal("x-of-somebody", Value::Void), None);
     }
 }
