@@ -180,7 +180,8 @@ pub(crate) struct Queue {
     pub(crate) had_consumer: bool,
     loading: Option<SegmentId>,
     dirty: bool,
-    /// Unacked deliveries carry a lease: session, channel → looked at by `tick`.
+    /// The mark of what may have been handed out that the newest cut took along; the end of time
+    /// asks the next one for all there is.
     saved_handed: Seq,
     /// The head that the newest commit recorded.
     saved_head: Seq,

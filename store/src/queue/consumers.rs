@@ -1,6 +1,7 @@
 //! Who gets the next message: consumers of one queue, their credit and their turn. Pure.
 //!
-//! Keeps: equal turns among consumers with credit; an exclusive consumer is alone.
+//! Keeps: equal turns among consumers with credit; an exclusive consumer is alone; where one alone
+//! is served, it stays until it leaves.
 //! In: `shard` asks whose turn it is and books what was handed out.
 
 use std::sync::Arc;

@@ -283,18 +283,26 @@ impl Shard {
 
     /// basic.get: one message, with its tag and how many are left.
     pub fn get(&mut self, id: QueueId, key: ChannelKey, no_ack: bool) -> Got {
-        self.expire(id);
+        // However many dead ones stand before it.
+        let taken = loop {
+            self.expire(id);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return Got::Empty;
+            };
+            queue.idle_since = clock::now();
+            let taken = queue.log.take(1);
+            let Take::Run { piece, .. } = &taken else {
+                break taken;
+            };
+            let Some(reason) = queue.doomed.remove(&piece.first) else {
+                break taken;
+            };
+            self.bury(id, piece, reason, None);
+        };
         let Some(queue) = self.queues.get_mut(&id) else {
             return Got::Empty;
         };
-        queue.idle_since = clock::now();
-        match queue.log.take(1) {
-            Take::Run { piece, .. } if queue.doomed.contains_key(&piece.first) => {
-                if let Some(reason) = queue.doomed.remove(&piece.first) {
-                    self.bury(id, &piece, reason, None);
-                }
-                self.get(id, key, no_ack)
-            }
+        match taken {
             Take::Run {
                 piece,
                 redelivered,

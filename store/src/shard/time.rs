@@ -1,4 +1,5 @@
-//! What time does to queues: expiry, leases, retries that come due, idle queues.
+//! What time does to queues: expiry, leases, consumers that are too slow, retries that come due,
+//! idle queues.
 //!
 //! In: the timer task of `Store`, and `deliver` for heads.
 
