@@ -225,6 +225,23 @@ pub fn any_key(bytes: &[u8], wanted: impl Fn(&[u8]) -> bool) -> bool {
     false
 }
 
+/// The letter and the value's own bytes under a key, without decoding: of texts and tables what
+/// follows their length. `None`: no such key, or a malformed table before it.
+pub fn raw<'a>(bytes: &'a [u8], wanted: &[u8]) -> Option<(u8, &'a [u8])> {
+    let mut at = bytes;
+    while !at.is_empty() {
+        let whole = at;
+        let key = next_key(&mut at)?;
+        if key == wanted {
+            let value = &whole[1 + key.len()..whole.len() - at.len()];
+            let (&letter, value) = value.split_first()?;
+            let counted = matches!(letter, b'S' | b'x' | b'A' | b'F');
+            return Some((letter, if counted { value.get(4..)? } else { value }));
+        }
+    }
+    None
+}
+
 /// The key at the front; moves behind its value.
 fn next_key<'a>(at: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = at.split_first()?;
@@ -353,6 +370,24 @@ pub(crate) mod tests {
             let again = Table::parse(&bytes)?;
             prop_assert_eq!(again.encode(), bytes);
             prop_assert_eq!(again, table);
+        }
+
+        #[test]
+        fn a_raw_value_is_the_parsed_one(table in tables()) {
+            let bytes = table.encode();
+            for (at, (key, value)) in table.0.iter().enumerate() {
+                if table.0[..at].iter().any(|(known, _)| known == key) {
+                    continue;
+                }
+                let (letter, raw) = raw(&bytes, key).expect("it is there");
+                let mut alone = vec![0, letter];
+                if let b'S' | b'x' | b'A' | b'F' = letter {
+                    alone.extend_from_slice(&(raw.len() as u32).to_be_bytes());
+                }
+                alone.extend_from_slice(raw);
+                prop_assert_eq!(&Table::parse(&alone)?.0[0].1, value);
+            }
+            prop_assert_eq!(raw(&bytes, b"not there, this one"), None);
         }
 
         /// One spoilt byte: what the guard lets through can be decoded, and nothing else.

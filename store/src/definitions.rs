@@ -166,7 +166,9 @@ impl Shard {
         work: bool,
     ) -> Result<QueueId> {
         let work = work || self.options.work_rules_all;
-        let arguments = Arguments::parse(&ask.arguments, work).map_err(|(argument, reason)| {
+        let parsed = Arguments::check_together(&ask.arguments)
+            .and_then(|()| Arguments::parse(&ask.arguments, work));
+        let arguments = parsed.map_err(|(argument, reason)| {
             let name = &ask.name;
             let detail = match reason.strip_prefix("type ") {
                 Some(kind) => format!(

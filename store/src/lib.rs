@@ -44,6 +44,8 @@ use topology::Exchange;
 const MEMORY_BUDGET: u64 = 64 << 20;
 /// RabbitMQ's `consumer_timeout` since 3.8.17: half an hour, ms.
 pub const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
+/// Waiting rows read at a time when a start must know their keys: some megabytes.
+const ROWS_TOGETHER: usize = 256;
 /// How often time is looked at: expiry, leases, retries.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -536,11 +538,19 @@ async fn recover(
         shard.insert_queue(spec, arguments, log);
         shard.mark(id);
     }
+    let mut blocking: HashMap<QueueId, Vec<Seq>> = HashMap::new();
     for waiting in image.waiting {
         if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
             let (seq, attempt) = (waiting.seq, waiting.attempt);
             queue.log.wait(seq, waiting.due_at, attempt, true);
+            let partition = &queue.arguments.partition;
+            if attempt > 0 && partition.as_ref().is_some_and(|p| !p.skip) {
+                blocking.entry(waiting.queue).or_default().push(seq);
+            }
         }
+    }
+    for (queue, seqs) in blocking {
+        block_keys(shard, backend, queue, &seqs).await?;
     }
     for spec in image.bindings {
         if let Some(names) = shard.vhosts.get_mut(&spec.vhost) {
@@ -553,6 +563,26 @@ async fn recover(
         .map(|row| (row.name.clone(), row))
         .collect();
     shard.first_start();
+    Ok(())
+}
+
+/// Messages in backoff hold their keys, which only their rows know.
+async fn block_keys(
+    shard: &mut Shard,
+    backend: &dyn sql::Backend,
+    id: QueueId,
+    seqs: &[Seq],
+) -> Result<()> {
+    for seqs in seqs.chunks(ROWS_TOGETHER) {
+        let rows = backend.read_waiting(id, seqs.to_vec()).await;
+        for row in rows.map_err(|e| Error::Io(e.to_string()))? {
+            let decoded = log::segment::decode(&row.index, row.data, row.seq, row.due_at);
+            let piece = decoded.and_then(|decoded| decoded.pieces.into_iter().next());
+            if let (Some(piece), Some(queue)) = (piece, shard.queues.get_mut(&id)) {
+                queue.log.parked_by_key(row.seq, &piece);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
 use crate::rules::dead_letter::{self, Reason};
+use crate::rules::rate::Rate;
 use crate::rules::retry;
 use crate::rules::unique::Unique;
 use crate::topology::Vhost;
@@ -196,6 +197,9 @@ pub(crate) struct Queue {
     delays_for: Option<Arc<str>>,
     /// It takes a message once.
     unique: Option<Box<Unique>>,
+    rate: Rate,
+    /// The rate allowed no more: time lets it go on.
+    throttled: bool,
 }
 
 struct Ticket {

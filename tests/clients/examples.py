@@ -6,7 +6,7 @@
 
 Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
 the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
-The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop) are deleted
+The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings) are deleted
 before and after: do not point this at a server whose queues matter.
 Needs tests/clients/install.sh python. Ends with one line of totals.
 """
@@ -27,7 +27,7 @@ import time
 CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
-QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop"]
+QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -159,6 +159,22 @@ def python_celery():
                 ticks.append(shop.expect("counted the stock"))
 
 
+def order_by_key(language, command, join):
+    """Each account's bookings come in order, never two at a time."""
+    with Program(language, *command) as program:
+        for account in ["ada", "bob", "cyd"]:
+            program.expect(f"^{account}: " + join.join("12345").join(["\\[?", "\\]?$"]))
+        program.ends()
+
+
+def python_order_by_key():
+    order_by_key("python", (PYTHON, "order_by_key.py"), ", ")
+
+
+def node_order_by_key():
+    order_by_key("node", ("node", "order_by_key.js"), " ")
+
+
 def python_call():
     """The call gets its answer at once, or as a job when it takes longer than it waits."""
     with Program("python", PYTHON, "worker_fib.py") as worker:
@@ -235,12 +251,14 @@ def checks(language):
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
-                yield schedule
+                yield from (schedule, python_order_by_key)
             else:
-                print("schedule/leveret.toml is left out, for LEVERET is not set")
+                print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
             yield node_tasks
+            if os.environ.get("LEVERET"):
+                yield node_order_by_key
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

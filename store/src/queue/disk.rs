@@ -180,7 +180,18 @@ impl Log {
         let before = self.aside.len();
         self.aside
             .retain(|(_, seq), aside| aside.own.is_some() || gaps.binary_search(seq).is_err());
-        let returned = (before - self.aside.len()) as u64;
+        let held = self.lanes.as_mut().map_or(0, |lanes| {
+            let mut gone = 0;
+            for &seq in gaps {
+                let own = lanes.aside(seq).is_some_and(|aside| aside.own.is_some());
+                if lanes.is_held(seq) && !own {
+                    lanes.take_held(seq);
+                    gone += 1;
+                }
+            }
+            gone
+        });
+        let returned = (before - self.aside.len()) as u64 + held;
         let fresh = gaps.iter().filter(|&&seq| seq >= self.cursor).count() as u64;
         let ready = returned + fresh.min(lost.saturating_sub(returned));
         self.ready = self.ready.saturating_sub(ready);

@@ -20,14 +20,18 @@ use amqp::content::{Block, Entry};
 use foldhash::fast::RandomState;
 
 use crate::model::{Micros, SegmentId, Seq};
+use crate::topology::arguments::Partition;
 
 mod chunk;
 pub mod consumers;
 mod disk;
+mod lanes;
 pub mod merge;
 mod take;
 mod waiting;
 
+#[cfg(test)]
+mod lanes_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
@@ -35,6 +39,7 @@ mod model_tests;
 
 pub use chunk::{Chunk, Place};
 pub use disk::{Marks, Stored};
+use lanes::Lanes;
 pub use merge::Thrift;
 pub use waiting::Waiting;
 
@@ -188,6 +193,12 @@ pub struct Log {
     aside: BTreeMap<Standing, Aside>,
     /// Highest priority that makes a difference; 0 in a queue without priorities.
     levels: u8,
+    /// Order by key, where the queue keeps it: messages held behind busy keys stand here.
+    lanes: Option<Box<Lanes>>,
+    /// Whose turn it is: the held, or the cursor's.
+    lanes_turn: bool,
+    /// The cursor did not get to the end of what it may look at.
+    unfinished: bool,
     /// Unacked messages, where priorities or body bytes ask for it.
     out: HashMap<Seq, Out, RandomState>,
     pub attempts: HashMap<Seq, u32, RandomState>,
@@ -264,11 +275,14 @@ impl Log {
                     .or_else(|| self.content(seq))?;
                 Some(content.body_bytes())
             });
+            let held = self.lanes.iter().flat_map(|lanes| lanes.held_seqs());
+            let held = held.filter_map(|seq| Some(self.content_held(seq)?.body_bytes()));
             let rest = self
                 .chunks
                 .iter()
                 .map(|chunk| chunk.body_bytes_from(self.cursor));
-            self.ready_body = Some(aside.sum::<u64>() + rest.sum::<u64>());
+            let all = aside.sum::<u64>() + held.sum::<u64>() + rest.sum::<u64>();
+            self.ready_body = Some(all);
         } else if !count {
             self.ready_body = None;
         }
@@ -285,7 +299,7 @@ impl Log {
     /// Messages below may have been handed out.
     pub fn handed_to(&self) -> Seq {
         match self.levels {
-            0 => self.cursor.max(self.top),
+            0 if self.lanes.is_none() => self.cursor.max(self.top),
             _ => self.top,
         }
         .max(self.recovered_handed.min(self.next))
@@ -360,6 +374,9 @@ impl Log {
         };
         let (mut seq, end) = (first, first + u64::from(count));
         self.forget(seq, end);
+        if let Some(lanes) = &mut self.lanes {
+            (seq..end).for_each(|seq| lanes.release(seq));
+        }
         // One at a time, and nothing to its chunk: it was settled there when it moved out, which a
         // chunk that was not read since a restart does not know.
         if count == 1 && self.stragglers.remove(&first) {
@@ -444,6 +461,9 @@ impl Log {
     /// An unacked message waits until `due`, outside the log; what it settles there lives on in a
     /// row of its own, so that no publisher may be told of it before a commit.
     pub fn park(&mut self, seq: Seq, due: Micros, failures: u32, in_row: bool) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.park(seq);
+        }
         self.settle(seq, 1);
         self.wait(seq, due, failures, in_row);
     }
@@ -464,6 +484,11 @@ impl Log {
         let count = self.ready;
         let mut out = Settled::default();
         for (_, seq) in std::mem::take(&mut self.aside).into_keys() {
+            self.unacked += 1;
+            out.tickets.extend(self.settle(seq, 1).tickets);
+        }
+        let held = self.lanes.as_mut().map(|lanes| lanes.purge());
+        for seq in held.into_iter().flatten() {
             self.unacked += 1;
             out.tickets.extend(self.settle(seq, 1).tickets);
         }
@@ -491,6 +516,15 @@ impl Log {
         }
         let aside = self.aside.keys().next().map_or(Seq::MAX, |&(_, seq)| seq);
         let seq = aside.min(self.cursor);
+        let held = self.lanes.as_ref().and_then(|lanes| lanes.first_held());
+        if let Some(held) = held.filter(|held| *held < seq) {
+            let own = self.lanes.as_ref().and_then(|lanes| lanes.aside(held));
+            if let Some(own) = own.and_then(|aside| aside.own.as_ref()) {
+                return Some(own.at);
+            }
+            let at = self.chunk_of(held)?;
+            return Some(self.chunks[at].accepted_at(held));
+        }
         if let Some(own) = self
             .aside
             .values()
@@ -525,6 +559,62 @@ impl Log {
     pub fn content(&self, seq: Seq) -> Option<Piece> {
         let (piece, offset) = self.chunks.get(self.chunk_of(seq)?)?.find(seq)?;
         Some(piece.slice(offset, 1))
+    }
+
+    fn content_held(&self, seq: Seq) -> Option<Piece> {
+        let aside = self.lanes.as_ref()?.aside(seq);
+        let own = aside.and_then(|aside| aside.own.as_deref().cloned());
+        own.or_else(|| self.content(seq))
+    }
+
+    /// Order by key from now on, or no more. Messages that are out when it begins count for none.
+    pub fn keep_order_by_key(&mut self, partition: Option<Partition>) {
+        match (&mut self.lanes, partition) {
+            (None, None) => {}
+            (Some(lanes), Some(new)) if lanes.partition().header == new.header => lanes.change(new),
+            (_, new) => {
+                for (seq, aside) in self.lanes.take().into_iter().flat_map(|l| l.dissolve()) {
+                    let aside = aside.unwrap_or(Aside {
+                        own: None,
+                        redelivered: false,
+                        counted: true,
+                    });
+                    self.aside.insert((0, seq), aside);
+                }
+                let Some(new) = new else { return };
+                let mut lanes = Lanes::new(new);
+                for ((level, seq), aside) in std::mem::take(&mut self.aside) {
+                    let own = aside.own.as_deref().cloned();
+                    let content = own.or_else(|| self.content(seq));
+                    let key = content.map(|piece| lanes.key_of(&piece.block, piece.index(0)));
+                    if !lanes.wake(seq, key.unwrap_or(0), aside.clone()) {
+                        self.aside.insert((level, seq), aside);
+                    }
+                }
+                self.lanes = Some(Box::new(lanes));
+            }
+        }
+    }
+
+    /// A message that has waited in a row since before a restart blocks its key.
+    pub fn parked_by_key(&mut self, seq: Seq, piece: &Piece) {
+        if let Some(lanes) = &mut self.lanes {
+            let key = lanes.key_of(&piece.block, piece.index(0));
+            lanes.parked(seq, key);
+        }
+    }
+
+    /// The clock, for keys that rest between two messages.
+    pub fn set_now(&mut self, now: Micros) {
+        if let Some(lanes) = &mut self.lanes {
+            lanes.set_now(now);
+        }
+    }
+
+    /// Some key rests, or the cursor has not looked at everything: time alone lets it go on.
+    pub fn goes_on_by_time(&self) -> bool {
+        let resting = |lanes: &Lanes| lanes.next_rested().is_some();
+        self.unfinished || self.lanes.as_deref().is_some_and(resting)
     }
 
     /// All invariants that hold between two calls; for debug builds and tests.

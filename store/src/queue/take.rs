@@ -1,16 +1,32 @@
 //! Which ready message is next, and messages that come back to their places.
 //!
-//! Keeps: seq order, a higher priority first; a message comes out as redelivered when a consumer
-//! may have had it (I3, I4).
+//! Keeps: seq order, a higher priority first, or the order of each key; a message comes out as
+//! redelivered when a consumer may have had it (I3, I4).
 //! In: `Log` only.
 
 use super::*;
 
+/// Keys that are looked at for a message in memory before a segment is read for one.
+const KEYS_TRIED: usize = 32;
+/// Messages that the cursor may pass in one go, looking for a key that is idle: some milliseconds.
+const PASSED_MAX: usize = 1 << 16;
+
+/// Where a ready message stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Cursor,
+    /// Beside the cursor, at this level.
+    Aside(u8),
+    /// Held behind its key, whose turn it is.
+    Lane,
+    /// Held behind its key, and leaves without going out.
+    Held,
+}
+
 enum Look {
     Found {
         piece: Piece,
-        /// Its standing beside the cursor, if it has one.
-        aside: Option<u8>,
+        source: Source,
         own: bool,
     },
     Load(SegmentId),
@@ -21,8 +37,13 @@ enum Look {
 impl Log {
     /// The next ready messages, at most `max`, as one run. Moves them to unacked.
     pub fn take(&mut self, max: u32) -> Take {
-        let found = self.look(max, true);
-        let taken = self.take_found(found);
+        let taken = match self.lanes {
+            Some(_) => self.take_by_key(max),
+            None => {
+                let found = self.look(max, true);
+                self.take_found(found)
+            }
+        };
         if let Take::Run { piece, .. } = &taken {
             self.top = self.top.max(piece.first + u64::from(piece.count));
         }
@@ -37,8 +58,8 @@ impl Log {
     }
 
     fn take_found(&mut self, found: Look) -> Take {
-        let (mut piece, aside, own) = match found {
-            Look::Found { piece, aside, own } => (piece, aside, own),
+        let (mut piece, source, own) = match found {
+            Look::Found { piece, source, own } => (piece, source, own),
             Look::Load(id) => return Take::Load(id),
             Look::Fence => return Take::Fence,
             Look::Empty => return Take::Empty,
@@ -50,8 +71,8 @@ impl Log {
         }
         let mut redelivered = piece.first < self.recovered_handed;
         let (first, n) = (piece.first, u64::from(piece.count));
-        let counted = match aside {
-            Some(level) => {
+        let counted = match source {
+            Source::Aside(level) => {
                 let mut counted = false;
                 for seq in first..first + n {
                     if let Some(aside) = self.aside.remove(&(level, seq)) {
@@ -63,9 +84,18 @@ impl Log {
                 self.cursor = self.cursor.max(first + n);
                 counted
             }
-            None => {
+            Source::Cursor => {
                 self.cursor = first + n;
                 true
+            }
+            Source::Lane | Source::Held => {
+                let lanes = self.lanes.as_mut();
+                let aside = lanes.and_then(|lanes| match source {
+                    Source::Lane => lanes.take_free(first),
+                    _ => lanes.take_held(first),
+                });
+                redelivered |= aside.as_ref().is_some_and(|aside| aside.redelivered);
+                aside.is_none_or(|aside| aside.counted)
             }
         };
         if counted {
@@ -123,10 +153,17 @@ impl Log {
     }
 
     fn look(&mut self, max: u32, fenced: bool) -> Look {
-        let Some((&(level, seq), aside)) = self.aside.first_key_value() else {
+        let held = self.lanes.as_ref().and_then(|lanes| lanes.first_held());
+        let aside = self.aside.first_key_value().map(|(&(_, seq), _)| seq);
+        if let Some(seq) = held.filter(|seq| aside.is_none_or(|aside| *seq < aside)) {
+            return match self.look_in_log(max, fenced, seq) {
+                Look::Empty => self.look_held(seq, Source::Held, fenced),
+                found => found,
+            };
+        }
+        let Some(seq) = aside else {
             return self.look_in_log(max, fenced, Seq::MAX);
         };
-        let (own, redelivered) = (aside.own.clone(), aside.redelivered);
         if seq >= self.cursor {
             // It was held back: what came before it, and never left, goes first.
             match self.look_in_log(max, fenced, seq) {
@@ -134,6 +171,15 @@ impl Log {
                 found => return found,
             }
         }
+        self.look_aside(max, fenced)
+    }
+
+    /// The first of those beside the cursor.
+    fn look_aside(&mut self, max: u32, fenced: bool) -> Look {
+        let Some((&(level, seq), aside)) = self.aside.first_key_value() else {
+            return Look::Empty;
+        };
+        let (own, redelivered) = (aside.own.clone(), aside.redelivered);
         let chunk = self.chunk_of(seq).map(|at| &self.chunks[at]);
         let mark = match (&own, chunk) {
             (Some(_), _) => self.handed,
@@ -146,7 +192,7 @@ impl Log {
         if let Some(own) = own {
             return Look::Found {
                 piece: *own,
-                aside: Some(level),
+                source: Source::Aside(level),
                 own: true,
             };
         }
@@ -174,9 +220,145 @@ impl Log {
             .count();
         Look::Found {
             piece: piece.slice(offset, alike as u32),
-            aside: Some(level),
+            source: Source::Aside(level),
             own: false,
         }
+    }
+
+    /// A message held behind its key.
+    fn look_held(&mut self, seq: Seq, source: Source, fenced: bool) -> Look {
+        let Some(lanes) = &self.lanes else {
+            return Look::Empty;
+        };
+        let aside = lanes.aside(seq);
+        let redelivered = aside.is_some_and(|aside| aside.redelivered);
+        let own = aside.and_then(|aside| aside.own.as_deref().cloned());
+        let chunk = self.chunk_of(seq).map(|at| &self.chunks[at]);
+        let mark = match (&own, chunk) {
+            (Some(_), _) => self.handed,
+            (None, Some(chunk)) => self.mark_of(chunk),
+            (None, None) => Seq::MAX,
+        };
+        if fenced && !redelivered && seq >= mark {
+            return Look::Fence;
+        }
+        if let Some(piece) = own {
+            let own = true;
+            return Look::Found { piece, source, own };
+        }
+        let Some(chunk) = chunk.filter(|chunk| !chunk.is_settled(seq)) else {
+            // Set aside as damaged meanwhile.
+            if let Some(lanes) = &mut self.lanes {
+                lanes.take_held(seq);
+            }
+            self.ready = self.ready.saturating_sub(1);
+            return Look::Empty;
+        };
+        match chunk.find(seq) {
+            Some((piece, offset)) => Look::Found {
+                piece: piece.slice(offset, 1),
+                source,
+                own: false,
+            },
+            None => chunk.segment().map_or(Look::Empty, Look::Load),
+        }
+    }
+
+    /// The next messages whose keys have room: those that the cursor finds and those that were
+    /// held take turns.
+    fn take_by_key(&mut self, max: u32) -> Take {
+        if !self.aside.is_empty() {
+            // They came back, and have no key.
+            let found = self.look_aside(max, true);
+            return self.take_found(found);
+        }
+        self.lanes_turn = !self.lanes_turn;
+        let first = self.take_turn(self.lanes_turn, max);
+        if let Take::Run { .. } = first {
+            return first;
+        }
+        match (first, self.take_turn(!self.lanes_turn, max)) {
+            (first, Take::Empty) => first,
+            (_, second) => second,
+        }
+    }
+
+    fn take_turn(&mut self, lanes: bool, max: u32) -> Take {
+        match lanes {
+            true => self.take_lane(),
+            false => self.take_idle(max),
+        }
+    }
+
+    /// A held message whose key is free.
+    fn take_lane(&mut self) -> Take {
+        let chunks = &self.chunks;
+        let at_hand = |seq: Seq, aside: Option<&Aside>| {
+            aside.is_some_and(|aside| aside.own.is_some()) || {
+                let at = chunks.partition_point(|chunk| chunk.last < seq);
+                chunks.get(at).is_some_and(Chunk::is_resident)
+            }
+        };
+        let found = self.lanes.as_mut();
+        let found = found.map_or(Err(None), |lanes| lanes.next_free(KEYS_TRIED, at_hand));
+        let found = match found {
+            Ok(seq) => self.look_held(seq, Source::Lane, true),
+            Err(Some(seq)) => match self.look_held(seq, Source::Lane, true) {
+                // Its key's turn is not now.
+                Look::Found { .. } => Look::Empty,
+                found => found,
+            },
+            Err(None) => Look::Empty,
+        };
+        self.take_found(found)
+    }
+
+    /// What the cursor finds, up to a message whose key is busy.
+    fn take_idle(&mut self, max: u32) -> Take {
+        let mut passed = 0;
+        loop {
+            let held = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
+            self.unfinished = passed >= PASSED_MAX;
+            if self.unfinished || held >= lanes::HELD_MAX {
+                return Take::Empty;
+            }
+            let found = self.look_in_log(max, true, Seq::MAX);
+            let Look::Found { mut piece, .. } = found else {
+                return self.take_found(found);
+            };
+            if piece.first < self.recovered_handed {
+                let known = self.recovered_handed - piece.first;
+                piece = piece.slice(0, u64::from(piece.count).min(known) as u32);
+            }
+            let (admitted, held) = self.admit(&piece);
+            passed += admitted as usize + 1;
+            let end = piece.first + u64::from(admitted) + u64::from(held);
+            if admitted == 0 {
+                self.cursor = end;
+                continue;
+            }
+            let taken = self.take_found(Look::Found {
+                piece: piece.slice(0, admitted),
+                source: Source::Cursor,
+                own: false,
+            });
+            self.cursor = end;
+            return taken;
+        }
+    }
+
+    /// How many messages from the front go out, and whether the one after them is held.
+    fn admit(&mut self, piece: &Piece) -> (u32, bool) {
+        let Some(lanes) = &mut self.lanes else {
+            return (piece.count, false);
+        };
+        for offset in 0..piece.count {
+            let key = lanes.key_of(&piece.block, piece.index(offset));
+            if !lanes.admit(piece.first + u64::from(offset), key) {
+                return (offset, true);
+            }
+        }
+        (piece.count, false)
     }
 
     /// Messages of the chunk below may be handed out.
@@ -231,7 +413,7 @@ impl Log {
             }
             return Look::Found {
                 piece,
-                aside: None,
+                source: Source::Cursor,
                 own: false,
             };
         }
@@ -251,6 +433,11 @@ impl Log {
                 redelivered: true,
                 counted: false,
             };
+            if let Some(lanes) = &mut self.lanes
+                && lanes.put_back(seq, aside.clone())
+            {
+                continue;
+            }
             self.aside.insert((out.level, seq), aside);
         }
     }
@@ -274,11 +461,18 @@ impl Log {
             *total += piece.body_bytes();
         }
         let level = self.level(piece.entry(0).priority);
+        let lanes = self.lanes.as_ref();
+        let key = lanes.map_or(0, |lanes| lanes.key_of(&piece.block, piece.index(0)));
         let aside = Aside {
             own: Some(Box::new(piece)),
             redelivered,
             counted: false,
         };
+        if let Some(lanes) = &mut self.lanes
+            && lanes.wake(seq, key, aside.clone())
+        {
+            return;
+        }
         self.aside.insert((level, seq), aside);
     }
 

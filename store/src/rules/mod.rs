@@ -2,5 +2,6 @@
 //! Pure.
 
 pub mod dead_letter;
+pub mod rate;
 pub mod retry;
 pub mod unique;

@@ -131,11 +131,21 @@ impl Shard {
                 || asked.counts && !queue.log.attempts.is_empty()
                 || !queue.doomed.is_empty();
             let left = window(consumer).unwrap_or(0);
-            let max = if one {
+            let mut max = if one {
                 1
             } else {
                 fair.min(consumer.credit()).min(left)
             };
+            if let Some(rate) = asked.rate_limit {
+                max = max.min(queue.rate.allowed(rate, clock::now()));
+                queue.throttled = max == 0;
+                if queue.throttled {
+                    return self.watch(id);
+                }
+            }
+            if asked.partition.as_ref().is_some_and(|p| p.interval > 0) {
+                queue.log.set_now(clock::now());
+            }
             let (piece, redelivered, own) = match queue.log.take(max) {
                 Take::Run {
                     piece,
@@ -152,8 +162,10 @@ impl Shard {
                     self.want_commit();
                     return;
                 }
-                Take::Empty => return,
+                // Of the ready ones each waits for its key.
+                Take::Empty => return self.watch(id),
             };
+            queue.rate.spend(piece.count);
             if let Some(reason) = queue.doomed.remove(&piece.first) {
                 self.bury(id, &piece, reason, None);
                 continue;
@@ -289,11 +301,18 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else {
                 return Got::Empty;
             };
-            queue.idle_since = clock::now();
+            let now = clock::now();
+            queue.idle_since = now;
+            queue.log.set_now(now);
+            let allowed = |rate| queue.rate.allowed(rate, now) > 0;
+            if !queue.arguments.rate_limit.is_none_or(allowed) {
+                return Got::Empty;
+            }
             let taken = queue.log.take(1);
             let Take::Run { piece, .. } = &taken else {
                 break taken;
             };
+            queue.rate.spend(1);
             let Some(reason) = queue.doomed.remove(&piece.first) else {
                 break taken;
             };

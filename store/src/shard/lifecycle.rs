@@ -14,6 +14,7 @@ impl Shard {
             Some(_) => Arguments::default(),
             None => asked,
         };
+        log.keep_order_by_key(arguments.partition.clone());
         log.count_bodies(arguments.max_length_bytes.is_some());
         let saved_head = log.head();
         let mut consumers = Consumers::default();
@@ -40,6 +41,8 @@ impl Shard {
             doomed: HashMap::default(),
             delays_for,
             unique,
+            rate: Rate::default(),
+            throttled: false,
         };
         self.queues.insert(id, queue);
         self.watch(id);
@@ -64,7 +67,9 @@ impl Shard {
         if queue.arguments == arguments {
             return;
         }
+        queue.log.keep_order_by_key(arguments.partition.clone());
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
+        queue.throttled = false;
         if queue.arguments.expires_ms != arguments.expires_ms {
             // Nobody could know before that being idle would count.
             queue.idle_since = clock::now();

@@ -207,6 +207,8 @@ impl Queue {
             || asked.max_length_bytes.is_some()
             || self.log.may_expire();
         asked.expires_ms.is_some()
+            || self.throttled
+            || self.log.goes_on_by_time()
             || !self.log.waiting.is_empty()
             || limited && self.log.ready() > 0
     }

@@ -1,8 +1,11 @@
 //! The `x-…` arguments of a queue, parsed once into types. Pure.
 
+use std::sync::Arc;
+
 use amqp::field::{Table, Value};
 
 use crate::definitions::kind_of;
+use crate::model::Micros;
 
 /// Retries after the first delivery, when the work rules hold.
 pub const RETRY_LIMIT: u32 = 5;
@@ -12,6 +15,14 @@ pub const RETRY_DELAY_MS: u64 = 1000;
 pub const RETRY_MAX_DELAY_MS: u64 = 3_600_000;
 /// A delivery not settled in this time returns, when the work rules hold: the floor of `auto`, ms.
 pub const LEASE_MS: u64 = 30_000;
+/// The header that holds the key, where a queue keeps order by key and names no other.
+pub const PARTITION_HEADER: &str = "x-partition-key";
+/// Unsettled messages of one key at a time, at most: beyond, a key means nothing.
+pub const PARTITION_CONCURRENCY_MAX: i64 = 65_535;
+/// Deliveries a second, at most: beyond, a limit limits nothing.
+pub const RATE_MAX: f64 = 1e7;
+/// And at least: one in a day.
+pub const RATE_MIN: f64 = 1.0 / 86_400.0;
 /// No lease is longer: 12 h, ms.
 pub const LEASE_MAX_MS: u64 = 43_200_000;
 
@@ -25,6 +36,19 @@ pub struct Work {
     /// Share of the delay, e.g. 0.2.
     pub jitter: f64,
     pub lease_ms: u64,
+}
+
+/// How a queue keeps order by key (`x-partition-…`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The header that holds the key.
+    pub header: Arc<str>,
+    /// Unsettled messages of one key at a time, at least 1.
+    pub concurrency: u32,
+    /// A message in backoff lets the others of its key pass.
+    pub skip: bool,
+    /// Between two deliveries of one key, µs; 0 for no limit.
+    pub interval: Micros,
 }
 
 /// How long messages that come back stay away (RabbitMQ 4.3's `x-delayed-retry-…`).
@@ -63,6 +87,9 @@ pub struct Arguments {
     /// Instead of the node's; 0 for none.
     pub consumer_timeout_ms: Option<u64>,
     pub work: Option<Work>,
+    pub partition: Option<Partition>,
+    /// Deliveries a second.
+    pub rate_limit: Option<f64>,
 }
 
 /// The arguments RabbitMQ compares when a queue is declared again.
@@ -112,6 +139,31 @@ impl Asked<'_> {
         }
     }
 
+    fn within(&self, name: &str, low: i64, high: i64) -> Result<Option<i64>, Invalid> {
+        match self.signed(name)? {
+            Some(n) if !(low..=high).contains(&n) => Err((
+                name.to_owned(),
+                format!("{n} is not within {low} to {high}"),
+            )),
+            known => Ok(known),
+        }
+    }
+
+    /// So many a second.
+    fn rate(&self, name: &str) -> Result<Option<f64>, Invalid> {
+        let number = match self.0.find(name) {
+            None => return Ok(None),
+            Some(Value::F64(bits)) => f64::from_bits(*bits),
+            Some(Value::F32(bits)) => f64::from(f32::from_bits(*bits)),
+            Some(value) => value.as_i64().ok_or_else(|| wrong(name, value))? as f64,
+        };
+        if (RATE_MIN..=RATE_MAX).contains(&number) {
+            return Ok(Some(number));
+        }
+        let reason = format!("{number} is not within one a day to {RATE_MAX} a second");
+        Err((name.to_owned(), reason))
+    }
+
     fn flag(&self, name: &str) -> Result<bool, Invalid> {
         match self.0.find(name) {
             None => Ok(false),
@@ -149,6 +201,45 @@ fn wrong(name: &str, value: &Value) -> Invalid {
 }
 
 impl Arguments {
+    /// What a declaration cannot ask for together; of what policies add, one gives way.
+    pub fn check_together(table: &Table) -> Result<(), (String, String)> {
+        let asked = Asked(table);
+        let priorities = asked.number("x-max-priority", 0)?.unwrap_or(0);
+        match Self::partition(&asked)? {
+            Some(_) if priorities > 0 => Err((
+                "x-max-priority".into(),
+                format!(
+                    "{priorities} contradicts order by key (x-partition-…): within 0 to 0 here"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn partition(asked: &Asked<'_>) -> Result<Option<Partition>, Invalid> {
+        let header = asked.text("x-partition-header")?;
+        if let Some(name) = header
+            .as_deref()
+            .filter(|name| name.is_empty() || name.len() > 128)
+        {
+            let reason = format!("a name of {} bytes is not within 1 to 128", name.len());
+            return Err(("x-partition-header".into(), reason));
+        }
+        let name = "x-partition-concurrency";
+        let concurrency = asked.within(name, 1, PARTITION_CONCURRENCY_MAX)?;
+        let words = ["block", "skip"];
+        let what = "not one of 'block', 'skip'";
+        let skip = asked.word("x-partition-on-retry", &words, what)?;
+        let rate = asked.rate("x-partition-rate-limit")?;
+        let wanted = header.is_some() || concurrency.is_some() || skip.is_some() || rate.is_some();
+        Ok(wanted.then(|| Partition {
+            header: header.as_deref().unwrap_or(PARTITION_HEADER).into(),
+            concurrency: concurrency.map_or(1, |n| n as u32),
+            skip: skip == Some("skip"),
+            interval: rate.map_or(0, |rate| (1e6 / rate) as Micros),
+        }))
+    }
+
     /// Parses; the error is the explanation without queue and vhost: (argument, reason).
     pub fn parse(table: &Table, work: bool) -> Result<Self, (String, String)> {
         let asked = Asked(table);
@@ -180,6 +271,8 @@ impl Arguments {
             delayed_retry,
             consumer_timeout_ms: asked.number("x-consumer-timeout", 0)?,
             work: None,
+            partition: Self::partition(&asked)?.filter(|_| max_priority == 0),
+            rate_limit: asked.rate("x-rate-limit")?,
         };
         if out.dead_letter_key.is_some() && out.dead_letter_exchange.is_none() {
             return Err((
