@@ -197,6 +197,7 @@ impl Shard {
             auto_delete: ask.auto_delete,
             work,
             arguments: ask.arguments.encode(),
+            paused: false,
         };
         if spec.durable {
             self.pending

@@ -23,6 +23,7 @@ pub mod definitions;
 pub mod error;
 pub mod log;
 pub mod model;
+pub mod operator;
 pub mod password;
 pub mod policy;
 pub mod queue;
@@ -192,6 +193,7 @@ impl Store {
         tokio::spawn(tick(inner.clone()));
         let store = Self(inner);
         store.on_disk().await?;
+        store.resume_redrives();
         Ok(store)
     }
 
@@ -562,6 +564,8 @@ async fn recover(
         .into_iter()
         .map(|row| (row.name.clone(), row))
         .collect();
+    let redrives = image.redrives.into_iter();
+    shard.redrives = redrives.map(|row| (row.id.clone(), row)).collect();
     shard.first_start();
     Ok(())
 }

@@ -264,6 +264,8 @@ pub struct QueueSpec {
     /// True when the work rules (retry, backoff, lease, dead-letter queue) apply.
     pub work: bool,
     pub arguments: Vec<u8>,
+    /// Nothing is handed out until an operator resumes it.
+    pub paused: bool,
 }
 
 /// Where a binding leads.
@@ -431,4 +433,60 @@ pub struct FireRow {
     pub schedule: String,
     pub nominal_at: Micros,
     pub fired_at: Micros,
+}
+
+/// How far a redrive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RedriveState {
+    Running,
+    Done,
+    Cancelled,
+    /// Its source or its target is gone; what was not moved stays where it is.
+    Failed,
+}
+
+impl RedriveState {
+    const ALL: [Self; 4] = [Self::Running, Self::Done, Self::Cancelled, Self::Failed];
+
+    /// The word in the store and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A move of messages out of a queue, as far as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedriveRow {
+    pub id: Arc<str>,
+    pub queue: QueueId,
+    pub vhost: Arc<str>,
+    /// The queue's name.
+    pub source: Arc<str>,
+    /// Where to; `None`: each message to the queue in which it died.
+    pub target: Option<Arc<str>>,
+    /// `rules::filter::Filter`, encoded.
+    pub filter: Vec<u8>,
+    /// Messages a second, at most.
+    pub rate: Option<f64>,
+    /// Messages from here on came after it began, and are left alone.
+    pub until: Seq,
+    /// Messages below were looked at.
+    pub next: Seq,
+    pub moved: u64,
+    /// Meant, but with nowhere to go.
+    pub skipped: u64,
+    pub state: RedriveState,
+    /// Why it failed.
+    pub detail: String,
+    pub created_at: Micros,
+    pub ended_at: Option<Micros>,
 }

@@ -43,6 +43,7 @@ mod publish;
 mod reply;
 mod route;
 mod settle;
+pub(crate) mod sweep;
 pub(crate) mod time;
 mod trace;
 
@@ -264,6 +265,9 @@ pub struct Shard {
     pub(crate) loads: Vec<(QueueId, SegmentId)>,
     pub(crate) due_reads: Vec<(QueueId, Vec<Seq>)>,
     pub(crate) schedules: BTreeMap<String, ScheduleRow>,
+    pub(crate) redrives: BTreeMap<Arc<str>, RedriveRow>,
+    /// Told when a body was read for whoever walks through a queue.
+    pub(crate) read_back: Arc<Notify>,
     pub(crate) job_waiters: HashMap<JobId, Vec<oneshot::Sender<()>>, RandomState>,
     pub counters: Counters,
     alarms: Alarms,
@@ -309,6 +313,8 @@ impl Shard {
             loads: Vec::new(),
             due_reads: Vec::new(),
             schedules: BTreeMap::new(),
+            redrives: BTreeMap::new(),
+            read_back: Arc::new(Notify::new()),
             job_waiters: HashMap::default(),
             counters: Counters::default(),
             alarms: Alarms::default(),

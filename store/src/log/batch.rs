@@ -146,7 +146,7 @@ pub enum JobChange {
 }
 
 /// Everything since the last commit.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Batch {
     /// Rises by one per commit of this process; for logs and tests.
     pub number: u64,
@@ -164,6 +164,9 @@ pub struct Batch {
     pub schedules: Vec<ScheduleRow>,
     pub dropped_schedules: Vec<String>,
     pub fires: Vec<FireRow>,
+    pub redrives: Vec<RedriveRow>,
+    /// Forgotten; missing ones are no error.
+    pub dropped_redrives: Vec<Arc<str>>,
 }
 
 impl Batch {
@@ -181,6 +184,8 @@ impl Batch {
             && self.schedules.is_empty()
             && self.dropped_schedules.is_empty()
             && self.fires.is_empty()
+            && self.redrives.is_empty()
+            && self.dropped_redrives.is_empty()
     }
 }
 

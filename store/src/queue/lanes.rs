@@ -126,6 +126,10 @@ impl Lanes {
         self.order.first().copied()
     }
 
+    pub(super) fn first_held_from(&self, from: Seq) -> Option<Seq> {
+        self.order.range(from..).next().copied()
+    }
+
     pub(super) fn is_held(&self, seq: Seq) -> bool {
         self.order.contains(&seq)
     }
@@ -274,6 +278,13 @@ impl Lanes {
         self.set(seq, key);
         self.hold(seq, key, aside);
         true
+    }
+
+    /// A waiting message will not come back.
+    pub(super) fn cancel(&mut self, seq: Seq) {
+        if let Some(key) = self.parked.remove(&seq) {
+            self.leave(key);
+        }
     }
 
     /// Every held message leaves.

@@ -18,6 +18,7 @@ enum Op {
     Append(Vec<u8>, bool),
     Take(u32),
     TakeHead,
+    Withdraw(usize),
     Settle(usize),
     PutBack(usize),
     Park(usize),
@@ -36,6 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(keys, persistent)| Op::Append(keys, persistent)),
         10 => (1..9u32).prop_map(Op::Take),
         1 => Just(Op::TakeHead),
+        1 => nth.clone().prop_map(Op::Withdraw),
         8 => nth.clone().prop_map(Op::Settle),
         3 => nth.clone().prop_map(Op::PutBack),
         3 => nth.clone().prop_map(Op::Park),
@@ -141,6 +143,19 @@ impl World {
                     self.log.settle(piece.first, 1);
                     *self.place(piece.first) = Place::Gone;
                 }
+            }
+            Op::Withdraw(nth) => {
+                let Some(seq) = self.nth(Place::Ready, nth) else {
+                    return;
+                };
+                if let Browse::Load(id) = self.log.browse(seq, 1) {
+                    let pieces = self.rows[&id].clone();
+                    self.log.loaded(id, ReadBack::Sound(pieces));
+                }
+                let piece = self.log.withdraw(seq).expect("it is ready");
+                assert_eq!(piece.first, seq);
+                self.log.settle(seq, 1);
+                *self.place(seq) = Place::Gone;
             }
             Op::Settle(nth) => {
                 if let Some(seq) = self.nth(Place::Out, nth) {

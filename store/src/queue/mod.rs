@@ -22,6 +22,7 @@ use foldhash::fast::RandomState;
 use crate::model::{Micros, SegmentId, Seq};
 use crate::topology::arguments::Partition;
 
+mod browse;
 mod chunk;
 pub mod consumers;
 mod disk;
@@ -37,6 +38,7 @@ mod log_tests;
 #[cfg(test)]
 mod model_tests;
 
+pub use browse::Browse;
 pub use chunk::{Chunk, Place};
 pub use disk::{Marks, Stored};
 use lanes::Lanes;
@@ -477,6 +479,22 @@ impl Log {
         if in_row {
             self.stragglers.insert(seq);
         }
+    }
+
+    /// A message that waits for its time ends. False: it does not wait.
+    pub fn cancel_waiting(&mut self, seq: Seq) -> bool {
+        if !self.waiting.remove(seq) {
+            return false;
+        }
+        if let Some(lanes) = &mut self.lanes {
+            lanes.cancel(seq);
+        }
+        self.attempts.remove(&seq);
+        self.parked.remove(&seq);
+        if self.stragglers.remove(&seq) {
+            self.dead_rows.push(seq);
+        }
+        true
     }
 
     /// Removes every ready message (not the unacked ones); answers how many, and their tickets.

@@ -19,6 +19,8 @@ enum Op {
     },
     Take(u32),
     TakeHead,
+    /// Looks at everything, and takes the nth ready message out of the middle.
+    Withdraw(usize),
     /// Settles so many unacked messages from the nth on.
     Settle(usize, usize),
     PutBack(usize, usize),
@@ -48,6 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         8 => (1..10u32).prop_map(Op::Take),
         1 => Just(Op::TakeHead),
+        2 => nth.clone().prop_map(Op::Withdraw),
         8 => (nth.clone(), 1..6usize).prop_map(|(at, n)| Op::Settle(at, n)),
         3 => (nth.clone(), 1..6usize).prop_map(|(at, n)| Op::PutBack(at, n)),
         2 => nth.clone().prop_map(Op::Park),
@@ -193,6 +196,7 @@ impl World {
             } => self.append(count, persistent, priority),
             Op::Take(max) => self.take(max),
             Op::TakeHead => self.take_head(),
+            Op::Withdraw(nth) => self.withdraw(nth),
             Op::Settle(at, n) => {
                 for run in self.unacked_runs(at, n) {
                     self.settle(run.0, run.1);
@@ -316,6 +320,41 @@ impl World {
             message.place = Place::Unacked;
             message.delivered = true;
         }
+    }
+
+    /// All ready messages, as an operator sees them.
+    fn browse(&mut self) -> Vec<Seq> {
+        let (mut from, mut seen) = (0, Vec::new());
+        loop {
+            match self.log.browse(from, 3) {
+                Browse::Found(piece) => {
+                    for (offset, seq) in (0..piece.count).zip(piece.first..) {
+                        let id = self.model[seq as usize].id;
+                        assert_eq!(id_of(&piece, offset), id, "content of {seq}");
+                        seen.push(seq);
+                    }
+                    from = piece.first + u64::from(piece.count);
+                }
+                Browse::Load(id) => self.load(id),
+                Browse::End => return seen,
+            }
+        }
+    }
+
+    fn withdraw(&mut self, nth: usize) {
+        let mut order = self.order();
+        order.sort_unstable();
+        assert_eq!(self.browse(), order);
+        let Some(&seq) = order.get(nth % order.len().max(1)) else {
+            return;
+        };
+        if let Browse::Load(id) = self.log.browse(seq, 1) {
+            self.load(id);
+        }
+        let piece = self.log.withdraw(seq).expect("it is ready");
+        assert_eq!(id_of(&piece, 0), self.model[seq as usize].id);
+        self.model[seq as usize].place = Place::Unacked;
+        self.settle(seq, 1);
     }
 
     fn take_head(&mut self) {

@@ -21,6 +21,8 @@ enum Source {
     Lane,
     /// Held behind its key, and leaves without going out.
     Held,
+    /// Behind the cursor's next, and leaves without going out.
+    Middle,
 }
 
 enum Look {
@@ -57,6 +59,30 @@ impl Log {
         self.take_found(found)
     }
 
+    /// One message that `browse` found leaves.
+    pub(super) fn take_out(&mut self, piece: Piece) -> Piece {
+        let seq = piece.first;
+        let held = self.lanes.as_ref().is_some_and(|lanes| lanes.is_held(seq));
+        let levels = 0..=self.levels;
+        let aside = levels
+            .map(|level| (level, seq))
+            .find(|standing| self.aside.contains_key(standing));
+        let source = match aside {
+            Some((level, _)) => Source::Aside(level),
+            None if held => Source::Held,
+            None => Source::Middle,
+        };
+        let cursor = self.cursor;
+        self.take_found(Look::Found {
+            piece: piece.clone(),
+            source,
+            own: false,
+        });
+        // What stands before it stays.
+        self.cursor = cursor;
+        piece
+    }
+
     fn take_found(&mut self, found: Look) -> Take {
         let (mut piece, source, own) = match found {
             Look::Found { piece, source, own } => (piece, source, own),
@@ -88,6 +114,7 @@ impl Log {
                 self.cursor = first + n;
                 true
             }
+            Source::Middle => true,
             Source::Lane | Source::Held => {
                 let lanes = self.lanes.as_mut();
                 let aside = lanes.and_then(|lanes| match source {

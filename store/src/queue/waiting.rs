@@ -22,6 +22,12 @@ impl Waiting {
         self.due.is_empty()
     }
 
+    /// Seqs above `after`, with when they are due.
+    pub fn after(&self, after: Option<Seq>) -> impl Iterator<Item = (Seq, Micros)> {
+        let from = after.map_or(0, |seq| seq + 1);
+        self.due.range(from..).map(|(&seq, &due)| (seq, due))
+    }
+
     pub fn contains(&self, seq: Seq) -> bool {
         self.due.contains_key(&seq)
     }

@@ -117,6 +117,17 @@ fn death(
     table
 }
 
+/// The entry of the newest death.
+pub fn newest(properties: &Properties) -> Option<&Table> {
+    match properties.header("x-death")? {
+        Value::Array(deaths) => match deaths.first()? {
+            Value::Table(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The same without CC: the queue's own dead-letter key stands for all keys.
 pub fn without_copies(raw: Vec<u8>) -> Vec<u8> {
     let Ok(mut properties) = Properties::parse(&raw) else {

@@ -2,6 +2,8 @@
 //! Pure.
 
 pub mod dead_letter;
+pub mod filter;
 pub mod rate;
+pub mod redrive;
 pub mod retry;
 pub mod unique;

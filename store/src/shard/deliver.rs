@@ -81,7 +81,7 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else {
                 return;
             };
-            if queue.log.ready() == 0 || queue.consumers.is_empty() {
+            if queue.log.ready() == 0 || queue.consumers.is_empty() || queue.spec.paused {
                 if queue.delays_for.is_some() {
                     self.send_on(id);
                 }
@@ -305,7 +305,7 @@ impl Shard {
             queue.idle_since = now;
             queue.log.set_now(now);
             let allowed = |rate| queue.rate.allowed(rate, now) > 0;
-            if !queue.arguments.rate_limit.is_none_or(allowed) {
+            if queue.spec.paused || !queue.arguments.rate_limit.is_none_or(allowed) {
                 return Got::Empty;
             }
             let taken = queue.log.take(1);
@@ -392,6 +392,7 @@ impl Shard {
             return;
         };
         queue.loading = None;
+        self.read_back.notify_waiters();
         let before = queue.log.quarantined;
         if let ReadBack::Damaged(_) = found {
             self.pending.damaged.push(segment);

@@ -202,7 +202,7 @@ impl Shard {
     }
 
     /// True when a message of so many body bytes would be one too many.
-    fn is_full(&self, id: QueueId, body: u64) -> bool {
+    pub(super) fn is_full(&self, id: QueueId, body: u64) -> bool {
         let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.reject_publish) else {
             return false;
         };

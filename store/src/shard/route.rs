@@ -61,7 +61,7 @@ pub type Unroutable = Vec<(u32, u32)>;
 
 impl Shard {
     /// Where a message goes that moves on by itself; `None`: no such exchange.
-    pub(super) fn route(
+    pub(crate) fn route(
         &mut self,
         vhost: &Arc<str>,
         block: &Block,

@@ -150,6 +150,7 @@ contract! {
     retire_works_in_bounded_steps,
     retire_leaves_open_jobs_alone,
     schedules_are_replaced_and_dropped,
+    redrives_are_replaced_and_dropped,
     an_empty_batch_passes,
     rules_come_back_in_order,
     a_rule_is_replaced_and_deleted,
@@ -169,6 +170,7 @@ fn queue(n: u64) -> QueueSpec {
         auto_delete: n.is_multiple_of(2),
         work: n.is_multiple_of(3),
         arguments: vec![n as u8; 3],
+        paused: n.is_multiple_of(5),
     }
 }
 
@@ -1073,6 +1075,47 @@ async fn a_dropped_commit_still_runs(bench: Bench) {
     assert_eq!(bench.backend().committed_number().await.unwrap(), 1);
     assert_eq!(bench.load().await.queues.len(), 2);
     done(bench).await;
+}
+
+fn redrive(id: &str, moved: u64) -> RedriveRow {
+    RedriveRow {
+        id: id.into(),
+        queue: QueueId(1),
+        vhost: "/".into(),
+        source: "q1".into(),
+        target: (moved > 5).then(|| "q2".into()),
+        filter: vec![1, 2, moved as u8],
+        rate: (moved > 5).then_some(0.5),
+        until: u64::from(u32::MAX) + 7,
+        next: moved,
+        moved,
+        skipped: moved / 2,
+        state: RedriveState::Running,
+        detail: String::new(),
+        created_at: 5,
+        ended_at: None,
+    }
+}
+
+async fn redrives_are_replaced_and_dropped(bench: Bench) {
+    let put = |rows| Batch {
+        redrives: rows,
+        ..Batch::default()
+    };
+    let rows = vec![redrive("b", 1), redrive("a", 9)];
+    bench.commit(put(rows)).await.unwrap();
+    let mut ended = redrive("b", 1);
+    (ended.moved, ended.next, ended.skipped) = (4, 50, 3);
+    (ended.state, ended.ended_at) = (RedriveState::Failed, Some(8));
+    ended.detail = "no queue 'q2'".into();
+    bench.commit(put(vec![ended.clone()])).await.unwrap();
+    assert_eq!(bench.load().await.redrives, [redrive("a", 9), ended.clone()]);
+    let drop = Batch {
+        dropped_redrives: vec!["a".into(), "none".into()],
+        ..Batch::default()
+    };
+    bench.commit(drop).await.unwrap();
+    assert_eq!(bench.load().await.redrives, [ended]);
 }
 
 async fn schedules_are_replaced_and_dropped(bench: Bench) {

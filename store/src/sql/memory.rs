@@ -64,6 +64,7 @@ struct State {
     results: BTreeMap<JobId, JobResult>,
     keys: BTreeMap<String, KeyClaim>,
     schedules: BTreeMap<String, ScheduleRow>,
+    redrives: BTreeMap<Arc<str>, RedriveRow>,
     fires: BTreeMap<(String, Micros), Micros>,
     last_queue_id: u64,
     last_segment_id: u64,
@@ -484,6 +485,12 @@ impl State {
                 .iter()
                 .map(|row| (row.name.clone(), row.clone())),
         );
+        for id in &batch.dropped_redrives {
+            self.redrives.remove(id);
+        }
+        let redrives = batch.redrives.iter();
+        self.redrives
+            .extend(redrives.map(|row| (row.id.clone(), row.clone())));
         let fires = batch.fires.iter();
         self.fires
             .extend(fires.map(|row| ((row.schedule.clone(), row.nominal_at), row.fired_at)));
@@ -678,6 +685,7 @@ impl State {
                 .collect(),
             waiting: waiting.collect(),
             schedules: self.schedules.values().cloned().collect(),
+            redrives: self.redrives.values().cloned().collect(),
             last_queue_id: self.last_queue_id,
             last_segment_id: self.last_segment_id,
             ..self.access.image()

@@ -72,7 +72,7 @@ pub struct WaitingHeader {
 }
 
 /// All that a start needs: definitions and headers, no message bodies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
     pub vhosts: Vec<VhostSpec>,
     pub users: Vec<UserSpec>,
@@ -96,6 +96,8 @@ pub struct Image {
     /// Ordered by queue, then seq.
     pub waiting: Vec<WaitingHeader>,
     pub schedules: Vec<ScheduleRow>,
+    /// Ordered by id.
+    pub redrives: Vec<RedriveRow>,
     /// Highest ids ever used, so that none is used twice (0 when none was).
     pub last_queue_id: u64,
     pub last_segment_id: u64,
@@ -145,7 +147,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Inside: definitions in order; damaged segments copied aside as they stood before;
     /// segments inserted; settled and head rows replaced; dropped segments deleted;
     /// dropped waiting rows deleted, then waiting rows put (one that exists is
-    /// replaced); jobs in order; dropped schedules deleted, then schedules put. A fire row that
+    /// replaced); jobs in order; dropped schedules deleted, then schedules put, the
+    /// same with redrives. A fire row that
     /// exists, and an idempotency scope still claimed at its job's `created_at`, is `NotDone`.
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
 

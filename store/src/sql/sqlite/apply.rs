@@ -106,6 +106,7 @@ pub(super) async fn batch(
         script.send(conn).await?;
         committed = change_jobs(conn, texts, &batch.jobs).await?;
         put_schedules(conn, batch).await?;
+        put_redrives(conn, batch).await?;
         for fire in &batch.fires {
             insert_fire(conn, fire).await?;
         }
@@ -123,6 +124,8 @@ fn has_more(batch: &Batch) -> bool {
         || !batch.schedules.is_empty()
         || !batch.dropped_schedules.is_empty()
         || !batch.fires.is_empty()
+        || !batch.redrives.is_empty()
+        || !batch.dropped_redrives.is_empty()
 }
 
 /// True for the batches that come by the thousand each second: all their shapes together are few
@@ -213,6 +216,7 @@ async fn put_queue(conn: &mut SqliteConnection, queue: &QueueSpec) -> Result<(),
         .bind(queue.auto_delete)
         .bind(queue.work)
         .bind(&queue.arguments)
+        .bind(queue.paused)
         .execute(conn)
         .await
         .map(drop)
@@ -374,6 +378,36 @@ async fn put_schedules(conn: &mut SqliteConnection, batch: &Batch) -> Result<(),
             .bind(&row.name)
             .bind(row.spec_hash.cast_signed())
             .bind(row.last_nominal_at)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn put_redrives(conn: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+    for id in &batch.dropped_redrives {
+        sqlx::query(statement::REDRIVE_DELETE)
+            .bind(&**id)
+            .execute(&mut *conn)
+            .await?;
+    }
+    for row in &batch.redrives {
+        sqlx::query(statement::REDRIVE_PUT)
+            .bind(&*row.id)
+            .bind(row.queue.0.cast_signed())
+            .bind(&*row.vhost)
+            .bind(&*row.source)
+            .bind(row.target.as_deref())
+            .bind(&row.filter)
+            .bind(row.rate)
+            .bind(row.until.cast_signed())
+            .bind(row.next.cast_signed())
+            .bind(row.moved.cast_signed())
+            .bind(row.skipped.cast_signed())
+            .bind(row.state.as_str())
+            .bind(&row.detail)
+            .bind(row.created_at)
+            .bind(row.ended_at)
             .execute(&mut *conn)
             .await?;
     }

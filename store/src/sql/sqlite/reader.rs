@@ -70,6 +70,7 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         settled: rows(conn, statement::SETTLED_LIST, settled).await?,
         waiting: rows(conn, statement::WAITING_LIST, waiting).await?,
         schedules: rows(conn, statement::SCHEDULE_LIST, schedule).await?,
+        redrives: rows(conn, statement::REDRIVE_LIST, redrive).await?,
         last_queue_id: number(&ids, 0)?,
         last_segment_id: number(&ids, 1)?,
     };
@@ -326,6 +327,7 @@ fn queue(row: &SqliteRow) -> Result<QueueSpec, sqlx::Error> {
         auto_delete: row.try_get(5)?,
         work: row.try_get(6)?,
         arguments: row.try_get(7)?,
+        paused: row.try_get(8)?,
     })
 }
 
@@ -385,6 +387,29 @@ fn schedule(row: &SqliteRow) -> Result<ScheduleRow, sqlx::Error> {
         name: row.try_get(0)?,
         spec_hash: number(row, 1)?,
         last_nominal_at: row.try_get(2)?,
+    })
+}
+
+fn redrive(row: &SqliteRow) -> Result<RedriveRow, sqlx::Error> {
+    let state: &str = row.try_get(11)?;
+    Ok(RedriveRow {
+        id: name(row, 0)?,
+        queue: QueueId(number(row, 1)?),
+        vhost: name(row, 2)?,
+        source: name(row, 3)?,
+        target: row.try_get::<Option<&str>, _>(4)?.map(Arc::from),
+        filter: row.try_get(5)?,
+        rate: row.try_get(6)?,
+        until: number(row, 7)?,
+        next: number(row, 8)?,
+        moved: number(row, 9)?,
+        skipped: number(row, 10)?,
+        state: RedriveState::parse(state).ok_or_else(|| {
+            sqlx::Error::Decode(format!("'{state}' is no state of a redrive").into())
+        })?,
+        detail: row.try_get(12)?,
+        created_at: row.try_get(13)?,
+        ended_at: row.try_get(14)?,
     })
 }
 

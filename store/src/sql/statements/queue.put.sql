@@ -1,5 +1,5 @@
-insert into queue (id, vhost, name, durable, exclusive, auto_delete, work, arguments)
-values (?, ?, ?, ?, ?, ?, ?, ?)
+insert into queue (id, vhost, name, durable, exclusive, auto_delete, work, arguments, paused)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?)
 on conflict (id) do update set
   vhost = excluded.vhost,
   name = excluded.name,
@@ -7,4 +7,5 @@ on conflict (id) do update set
   exclusive = excluded.exclusive,
   auto_delete = excluded.auto_delete,
   work = excluded.work,
-  arguments = excluded.arguments
+  arguments = excluded.arguments,
+  paused = excluded.paused

@@ -1,0 +1,533 @@
+//! What operators do with a queue's messages: look, remove, move, redrive; and stop a queue for a
+//! while.
+//!
+//! Keeps: looking counts as no attempt and changes nothing; a move survives a crash and goes on,
+//! each message in one place all the time (I1).
+//! Never: holds the queues for longer than a step; bodies are read off their path.
+//! In: the gateway's HTTP routes and commands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amqp::content::{Address, Block};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::error::{Error, Noun, Result};
+use crate::log::segment;
+use crate::model::*;
+use crate::queue::Piece;
+use crate::rules::filter::Filter;
+use crate::rules::rate::Rate;
+use crate::shard::Shard;
+use crate::shard::sweep::Step;
+use crate::{Store, StoreInner};
+
+/// Messages moved or removed in one step: one commit's worth, and no more memory than that.
+const STEP: u32 = 1_000;
+/// Waiting rows read at a time.
+const ROWS: usize = 256;
+/// Between two looks at a rate, or at a target without room.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A body that was asked for is asked for again after this long: its queue may be gone.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+/// How long a redrive that has ended is remembered: a day, µs.
+const REMEMBERED: Micros = 86_400_000_000;
+/// Redrives that may run at a time: each costs a task, and a share of every commit.
+const REDRIVES_MAX: usize = 64;
+
+/// Which of a queue's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Ready,
+    /// In backoff or delayed.
+    Waiting,
+}
+
+/// A message as an operator sees it.
+pub struct Seen {
+    /// Its place in the queue.
+    pub seq: Seq,
+    /// Content and the time at which this queue accepted it.
+    pub piece: Piece,
+    /// Until when it waits.
+    pub due_at: Option<Micros>,
+    /// How often it has failed or come back.
+    pub failures: u32,
+}
+
+/// Some of a queue's messages, in order.
+pub struct Page {
+    pub messages: Vec<Seen>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Seq>,
+}
+
+/// A move to begin.
+#[derive(Clone, Debug, Default)]
+pub struct Redrive {
+    pub vhost: String,
+    pub source: String,
+    /// `None`: each message to the queue in which it died.
+    pub target: Option<String>,
+    pub filter: Filter,
+    /// Messages a second.
+    pub rate: Option<f64>,
+}
+
+impl Store {
+    /// Messages from `from` on, at most `limit` that the filter means.
+    ///
+    /// # Errors
+    /// `NotFound`: no such queue. `Exclusive`: it belongs to a connection.
+    pub async fn peek(
+        &self,
+        (vhost, queue): (&str, &str),
+        which: Which,
+        filter: &Filter,
+        from: Seq,
+        limit: u32,
+    ) -> Result<Page> {
+        match which {
+            Which::Ready => self.peek_ready((vhost, queue), filter, from, limit).await,
+            Which::Waiting => self.peek_waiting((vhost, queue), filter, from, limit).await,
+        }
+    }
+
+    async fn peek_ready(
+        &self,
+        (vhost, queue): (&str, &str),
+        filter: &Filter,
+        mut from: Seq,
+        limit: u32,
+    ) -> Result<Page> {
+        let mut messages: Vec<Seen> = Vec::new();
+        let read_back = self.lock().read_back.clone();
+        loop {
+            let read = listen(&read_back);
+            let looked = {
+                let mut shard = self.lock();
+                let id = shard.queue(0, vhost, queue)?;
+                let left = limit - messages.len() as u32;
+                let looked = shard.look_over(id, (from, Seq::MAX), filter, left);
+                let log = shard.queues.get(&id).map(|queue| &queue.log);
+                let failures = |seq| log.and_then(|log| log.attempts.get(&seq).copied());
+                messages.extend(looked.found.into_iter().map(|piece| Seen {
+                    seq: piece.first,
+                    due_at: None,
+                    failures: failures(piece.first).unwrap_or(0),
+                    piece,
+                }));
+                (looked.next, looked.loading)
+            };
+            match looked {
+                (None, _) => return Ok(Page { messages, next: None }),
+                (next, _) if messages.len() >= limit as usize => {
+                    return Ok(Page { messages, next });
+                }
+                (Some(next), loading) => {
+                    from = next;
+                    if loading {
+                        let _ = tokio::time::timeout(READ_WITHIN, read).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn peek_waiting(
+        &self,
+        (vhost, queue): (&str, &str),
+        filter: &Filter,
+        from: Seq,
+        limit: u32,
+    ) -> Result<Page> {
+        let mut messages = Vec::new();
+        let mut after = from.checked_sub(1);
+        loop {
+            let (id, seqs) = self.waiting_after((vhost, queue), after)?;
+            let Some(&(last, _)) = seqs.last() else {
+                return Ok(Page { messages, next: None });
+            };
+            for (piece, due_at, failures) in self.read_waiting(id, &seqs).await? {
+                if !filter.matches(&piece.block, piece.index(0), piece.at) {
+                    continue;
+                }
+                if messages.len() >= limit as usize {
+                    let next = Some(piece.first);
+                    return Ok(Page { messages, next });
+                }
+                messages.push(Seen {
+                    seq: piece.first,
+                    piece,
+                    due_at: Some(due_at),
+                    failures,
+                });
+            }
+            after = Some(last);
+        }
+    }
+
+    fn waiting_after(
+        &self,
+        (vhost, queue): (&str, &str),
+        after: Option<Seq>,
+    ) -> Result<(QueueId, Vec<(Seq, Micros)>)> {
+        let shard = self.lock();
+        let id = shard.queue(0, vhost, queue)?;
+        let waiting = shard.queues.get(&id).map(|queue| &queue.log.waiting);
+        let seqs = waiting.map(|waiting| waiting.after(after).take(ROWS).collect());
+        Ok((id, seqs.unwrap_or_default()))
+    }
+
+    /// Contents of messages that wait, with due time and failures.
+    async fn read_waiting(
+        &self,
+        id: QueueId,
+        seqs: &[(Seq, Micros)],
+    ) -> Result<Vec<(Piece, Micros, u32)>> {
+        // What was parked a moment ago must be in its row.
+        self.on_disk().await?;
+        let wanted = seqs.iter().map(|(seq, _)| *seq).collect();
+        let rows = self.backend().read_waiting(id, wanted).await;
+        let rows = rows.map_err(|error| Error::Io(error.to_string()))?;
+        let mut found: Vec<(Piece, Micros, u32)> = rows
+            .into_iter()
+            .filter_map(|row| {
+                let decoded = segment::decode(&row.index, row.data, row.seq, 0)?;
+                let piece = decoded.pieces.into_iter().next()?;
+                Some((piece, row.due_at, row.attempt))
+            })
+            .collect();
+        let shard = self.lock();
+        if let Some(queue) = shard.queues.get(&id) {
+            for &(seq, due_at) in seqs {
+                if let Some(piece) = queue.log.parked.get(&seq) {
+                    let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0);
+                    found.push((piece.clone(), due_at, failures));
+                }
+            }
+        }
+        found.sort_unstable_by_key(|(piece, ..)| piece.first);
+        Ok(found)
+    }
+
+    /// Removes what the filter means, or with `dry_run` counts it. Answers how many.
+    ///
+    /// # Errors
+    /// As `peek`.
+    pub async fn purge_matching(
+        &self,
+        (vhost, queue): (&str, &str),
+        which: Which,
+        filter: &Filter,
+        dry_run: bool,
+    ) -> Result<u64> {
+        let count = match which {
+            Which::Ready => self.purge_ready((vhost, queue), filter, dry_run).await?,
+            Which::Waiting => self.purge_waiting((vhost, queue), filter, dry_run).await?,
+        };
+        self.on_disk().await?;
+        Ok(count)
+    }
+
+    async fn purge_ready(
+        &self,
+        (vhost, queue): (&str, &str),
+        filter: &Filter,
+        dry_run: bool,
+    ) -> Result<u64> {
+        let read_back = self.lock().read_back.clone();
+        let (mut from, mut until, mut count) = (0, None, 0);
+        loop {
+            let read = listen(&read_back);
+            let (next, loading) = {
+                let mut shard = self.lock();
+                let id = shard.queue(0, vhost, queue)?;
+                let end = shard.queues.get(&id).map_or(0, |q| q.log.next_seq());
+                // What comes while this runs is not meant.
+                let until = *until.get_or_insert(end);
+                let looked = shard.look_over(id, (from, until), filter, STEP);
+                let seqs: Vec<Seq> = looked.found.iter().map(|piece| piece.first).collect();
+                count += match dry_run {
+                    true => seqs.len() as u64,
+                    false => shard.remove_ready(id, &seqs),
+                };
+                (looked.next, looked.loading)
+            };
+            match next {
+                None => return Ok(count),
+                Some(next) => from = next,
+            }
+            if loading {
+                let _ = tokio::time::timeout(READ_WITHIN, read).await;
+            }
+        }
+    }
+
+    async fn purge_waiting(
+        &self,
+        (vhost, queue): (&str, &str),
+        filter: &Filter,
+        dry_run: bool,
+    ) -> Result<u64> {
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let (id, seqs) = self.waiting_after((vhost, queue), after)?;
+            let Some(&(last, _)) = seqs.last() else {
+                return Ok(count);
+            };
+            let found = match filter.is_empty() {
+                true => seqs.iter().map(|(seq, _)| *seq).collect(),
+                false => {
+                    let mut found = self.read_waiting(id, &seqs).await?;
+                    found.retain(|(p, ..)| filter.matches(&p.block, p.index(0), p.at));
+                    found.into_iter().map(|(piece, ..)| piece.first).collect::<Vec<_>>()
+                }
+            };
+            let mut shard = self.lock();
+            count += match dry_run {
+                true => found.len() as u64,
+                false => found.iter().map(|seq| u64::from(shard.cancel_waiting(id, *seq))).sum(),
+            };
+            after = Some(last);
+        }
+    }
+
+    /// Stops handing out a queue's messages, or goes on. Publishers notice nothing.
+    ///
+    /// # Errors
+    /// As `peek`.
+    pub async fn set_paused(&self, vhost: &str, queue: &str, paused: bool) -> Result<()> {
+        {
+            let mut shard = self.lock();
+            let id = shard.queue(0, vhost, queue)?;
+            shard.set_paused(id, paused);
+        }
+        self.on_disk().await
+    }
+
+    /// The queue to which the dead messages of a queue go.
+    ///
+    /// # Errors
+    /// `NotFound`: no such queue, or it has no dead-letter queue (yet). `PreconditionFailed`: they
+    /// go to several.
+    pub fn dead_letter_queue(&self, vhost: &str, queue: &str) -> Result<String> {
+        self.lock().dead_letter_queue(vhost, queue)
+    }
+
+    /// Begins to move messages; returns when that is on disk. A crash does not end it.
+    ///
+    /// # Errors
+    /// `NotFound`: source or target is not there. `PreconditionFailed`: they are the same, the rate
+    /// makes no sense, or too many redrives run.
+    pub async fn redrive(&self, ask: Redrive) -> Result<RedriveRow> {
+        let row = self.lock().begin_redrive(&ask)?;
+        self.on_disk().await?;
+        tokio::spawn(run(self.0.clone(), row.id.clone()));
+        Ok(row)
+    }
+
+    /// Oldest first.
+    pub fn redrives(&self) -> Vec<RedriveRow> {
+        let mut rows: Vec<RedriveRow> = self.lock().redrives.values().cloned().collect();
+        rows.sort_by_key(|row| row.created_at);
+        rows
+    }
+
+    pub fn redrive_of(&self, id: &str) -> Option<RedriveRow> {
+        self.lock().redrives.get(id).cloned()
+    }
+
+    /// What was moved stays where it is. False: it had ended.
+    pub async fn cancel_redrive(&self, id: &str) -> Result<bool> {
+        let cancelled = {
+            let mut shard = self.lock();
+            let row = shard.redrives.get(id).cloned();
+            let row = row.filter(|row| row.state == RedriveState::Running);
+            let running = row.is_some();
+            if let Some(row) = row {
+                shard.end_redrive(row, RedriveState::Cancelled, String::new());
+            }
+            running
+        };
+        self.on_disk().await?;
+        Ok(cancelled)
+    }
+
+    /// Goes on with what a stop or a crash interrupted.
+    pub(crate) fn resume_redrives(&self) {
+        let running: Vec<Arc<str>> = {
+            let shard = self.lock();
+            let rows = shard.redrives.values();
+            let rows = rows.filter(|row| row.state == RedriveState::Running);
+            rows.map(|row| row.id.clone()).collect()
+        };
+        for id in running {
+            tokio::spawn(run(self.0.clone(), id));
+        }
+    }
+}
+
+impl Shard {
+    fn dead_letter_queue(&mut self, vhost: &str, queue: &str) -> Result<String> {
+        let id = self.queue(0, vhost, queue)?;
+        let absent = |detail: String| Error::NotFound {
+            noun: Noun::Queue,
+            name: queue.to_owned(),
+            detail,
+        };
+        let Some(known) = self.queues.get(&id) else {
+            return Err(absent(format!("no queue '{queue}' in vhost '{vhost}'")));
+        };
+        let asked = &known.arguments;
+        let vhost = known.spec.vhost.clone();
+        let Some(exchange) = asked.dead_letter_exchange.clone() else {
+            let name = format!("{queue}.dlq");
+            return match self.has_queue(&vhost, &name) {
+                true => Ok(name),
+                false => Err(absent(format!(
+                    "queue '{queue}' in vhost '{vhost}' has no dead-letter queue: none of its \
+                     messages has died for good"
+                ))),
+            };
+        };
+        let key = asked.dead_letter_key.clone().unwrap_or_else(|| queue.into());
+        let mut block = Block::default();
+        let address = Address::new(exchange.as_bytes(), key.as_bytes());
+        block.push(&address, &[0, 0], b"");
+        let found = self.route(&vhost, &Arc::new(block), 0);
+        let ids: Vec<QueueId> = found.map(|ids| ids.as_slice().to_vec()).unwrap_or_default();
+        match ids[..] {
+            [one] => Ok(self.queues.get(&one).map_or_else(String::new, |q| q.spec.name.to_string())),
+            [] => Err(absent(format!(
+                "the dead of queue '{queue}' in vhost '{vhost}' go to exchange '{exchange}', and \
+                 from there nowhere"
+            ))),
+            _ => Err(Error::PreconditionFailed {
+                noun: Noun::Queue,
+                name: queue.to_owned(),
+                detail: format!(
+                    "the dead of queue '{queue}' in vhost '{vhost}' go to {} queues through \
+                     exchange '{exchange}': name one of them",
+                    ids.len()
+                ),
+            }),
+        }
+    }
+
+    fn begin_redrive(&mut self, ask: &Redrive) -> Result<RedriveRow> {
+        let refused = |detail: String| Error::PreconditionFailed {
+            noun: Noun::Queue,
+            name: ask.source.clone(),
+            detail,
+        };
+        let source = self.queue(0, &ask.vhost, &ask.source)?;
+        if let Some(target) = &ask.target
+            && self.queue(0, &ask.vhost, target)? == source
+        {
+            let detail = format!("the messages of queue '{target}' are in queue '{target}'");
+            return Err(refused(detail));
+        }
+        if let Some(rate) = ask.rate
+            && !(RATE_MIN..=RATE_MAX).contains(&rate)
+        {
+            let detail = format!("rate {rate} is not within {RATE_MIN} to {RATE_MAX} a second");
+            return Err(refused(detail));
+        }
+        let now = clock::now();
+        self.forget_redrives(now);
+        let running = |row: &&RedriveRow| row.state == RedriveState::Running;
+        if self.redrives.values().filter(running).count() >= REDRIVES_MAX {
+            return Err(refused(format!("{REDRIVES_MAX} redrives run already")));
+        }
+        let row = RedriveRow {
+            id: JobId(clock::new_id()).to_string().into(),
+            queue: source,
+            vhost: ask.vhost.as_str().into(),
+            source: ask.source.as_str().into(),
+            target: ask.target.as_deref().map(Arc::from),
+            filter: ask.filter.encode(),
+            rate: ask.rate,
+            until: self.queues.get(&source).map_or(0, |q| q.log.next_seq()),
+            next: 0,
+            moved: 0,
+            skipped: 0,
+            state: RedriveState::Running,
+            detail: String::new(),
+            created_at: now,
+            ended_at: None,
+        };
+        self.put_redrive(row.clone());
+        Ok(row)
+    }
+
+    fn forget_redrives(&mut self, now: Micros) {
+        let old = |row: &RedriveRow| row.ended_at.is_some_and(|at| at + REMEMBERED < now);
+        let gone: Vec<Arc<str>> = self
+            .redrives
+            .values()
+            .filter(|row| old(row))
+            .map(|row| row.id.clone())
+            .collect();
+        for id in gone {
+            self.redrives.remove(&id);
+            self.pending.redrives.retain(|row| row.id != id);
+            self.pending.dropped_redrives.push(id);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "operator_tests.rs"]
+mod tests;
+
+/// Messages a second, at least and at most.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 1e6;
+
+/// Told of every body that is read from now on.
+fn listen(read_back: &Arc<Notify>) -> impl Future<Output = ()> + use<> {
+    let mut read = Box::pin(read_back.clone().notified_owned());
+    read.as_mut().enable();
+    read
+}
+
+/// Moves messages step by step until the redrive ends.
+async fn run(store: Arc<StoreInner>, id: Arc<str>) {
+    let mut rate = Rate::default();
+    let read_back = store.lock().read_back.clone();
+    while !store.is_stopping() {
+        let read = listen(&read_back);
+        let step = {
+            let mut shard = store.lock();
+            let limit = shard.redrives.get(&id).and_then(|row| row.rate);
+            let allowed = limit.map(|limit| rate.allowed(limit, clock::now()));
+            match allowed.unwrap_or(STEP).min(STEP) {
+                0 => Step::Moved(0),
+                most => shard.redrive_step(&id, most),
+            }
+        };
+        match step {
+            Step::Moved(count) => {
+                rate.spend(count);
+                let told = store.lock().on_disk();
+                // One commit at a time, so that what moves is not all in memory.
+                let _ = told.await;
+                let limited = store.lock().redrives.get(&id).is_some_and(|row| row.rate.is_some());
+                if limited {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            Step::Loading => {
+                let _ = tokio::time::timeout(READ_WITHIN, read).await;
+            }
+            Step::Full => tokio::time::sleep(PAUSE).await,
+            Step::Ended => {
+                let told = store.lock().on_disk();
+                let _ = told.await;
+                return;
+            }
+        }
+    }
+}

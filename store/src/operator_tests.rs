@@ -1,0 +1,326 @@
+//! Operators' verbs on a store with the engine in memory, through crashes.
+
+use amqp::field::{Table, Value};
+use amqp::properties::Properties;
+
+use super::*;
+use crate::Options;
+use crate::definitions::QueueDeclare;
+use crate::queue::consumers::ChannelKey;
+use crate::shard::{Got, Run};
+use crate::sql::memory::Memory;
+
+struct World {
+    store: Store,
+    memory: Arc<Memory>,
+    key: ChannelKey,
+}
+
+async fn world(memory: Memory) -> World {
+    let memory = Arc::new(memory);
+    let store = Store::open(memory.clone(), Options::default());
+    let store = store.await.expect("a start");
+    let mut shard = store.lock();
+    let session = shard.open_session(Arc::default());
+    let key = ChannelKey {
+        session,
+        channel: 1,
+    };
+    shard.open_channel(key);
+    drop(shard);
+    World { store, memory, key }
+}
+
+impl World {
+    fn declare(&self, name: &str, arguments: &[(&str, Value)]) {
+        let mut table = Table::default();
+        for (key, value) in arguments {
+            table.insert(key, value.clone());
+        }
+        let ask = QueueDeclare {
+            name: name.into(),
+            durable: true,
+            arguments: table,
+            ..QueueDeclare::default()
+        };
+        let mut shard = self.store.lock();
+        let declared = shard.declare_queue(self.key.session, &"/".into(), ask);
+        declared.expect("declared");
+    }
+
+    async fn publish(&self, queue: &str, ids: std::ops::Range<u32>) {
+        for id in ids {
+            let mut headers = Table::default();
+            headers.insert("even", Value::Bool(id % 2 == 0));
+            let properties = Properties {
+                message_id: Some(id.to_string().into_bytes()),
+                delivery_mode: Some(2),
+                headers: Some(headers),
+                ..Properties::default()
+            };
+            let mut block = Block::default();
+            let address = Address::new(b"", queue.as_bytes());
+            block.push(&address, &properties.encode(), &[7; 100]);
+            let vhost: Arc<str> = "/".into();
+            let block = Arc::new(block);
+            let published = self.store.lock().publish(&Run::alone(&vhost, &block));
+            published.expect("published");
+        }
+        self.store.on_disk().await.expect("on disk");
+    }
+
+    /// Ids in the queue, taken for good.
+    async fn drain(&self, queue: &str) -> Vec<(u32, Properties)> {
+        let mut out = Vec::new();
+        loop {
+            let got = {
+                let mut shard = self.store.lock();
+                let id = shard.queue(0, "/", queue).expect("a queue");
+                shard.get(id, self.key, true)
+            };
+            match got {
+                Got::Message { piece, .. } => out.push(read(&piece)),
+                Got::Later => self.store.on_disk().await.expect("on disk"),
+                Got::Empty => return out,
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn kill(&self, queue: &str, count: usize) {
+        for _ in 0..count {
+            loop {
+                let mut shard = self.store.lock();
+                let id = shard.queue(0, "/", queue).expect("a queue");
+                if let Got::Message { tag, .. } = shard.get(id, self.key, false) {
+                    assert!(shard.nack(self.key, tag, false, false));
+                    break;
+                }
+                drop(shard);
+                self.store.on_disk().await.expect("on disk");
+                tokio::task::yield_now().await;
+            }
+        }
+        self.store.on_disk().await.expect("on disk");
+    }
+
+    async fn ended(&self, id: &str) -> RedriveRow {
+        loop {
+            let row = self.store.redrive_of(id).expect("known");
+            if row.state != RedriveState::Running {
+                return row;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn peek(&self, queue: &str, filter: &Filter) -> Vec<u32> {
+        let page = self.store.peek(("/", queue), Which::Ready, filter, 0, 1000);
+        let page = page.await.expect("a page");
+        assert_eq!(page.next, None);
+        page.messages.iter().map(|seen| read(&seen.piece).0).collect()
+    }
+}
+
+fn read(piece: &Piece) -> (u32, Properties) {
+    let index = piece.index(0);
+    let properties = Properties::parse(piece.block.properties(index)).expect("sound");
+    let id = properties.message_id.clone().expect("an id");
+    assert_eq!(&*piece.block.body(index), [7; 100]);
+    let id = String::from_utf8(id).expect("digits");
+    (id.parse().expect("digits"), properties)
+}
+
+fn ids(range: std::ops::Range<u32>) -> Vec<u32> {
+    range.collect()
+}
+
+const ONCE: [(&str, Value); 1] = [("x-retry-limit", Value::I32(0))];
+
+#[tokio::test]
+async fn looking_finds_and_changes_nothing() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    world.publish("q", 0..30).await;
+    assert_eq!(world.peek("q", &Filter::default()).await, ids(0..30));
+    let filter = Filter {
+        headers: vec![("even".into(), "false".into())],
+        ..Filter::default()
+    };
+    assert_eq!(world.peek("q", &filter).await.len(), 15);
+    let first = world.store.peek(("/", "q"), Which::Ready, &filter, 0, 4);
+    let first = first.await.expect("a page");
+    let seqs: Vec<Seq> = first.messages.iter().map(|seen| seen.seq).collect();
+    assert_eq!((seqs, first.next), (vec![1, 3, 5, 7], Some(8)));
+    let left = world.drain("q").await;
+    assert_eq!(left.len(), 30, "nothing is gone, and nothing was handed out");
+    assert!(world.store.peek(("/", "none"), Which::Ready, &filter, 0, 1).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_meant_is_purged() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    world.publish("q", 0..20).await;
+    let filter = Filter {
+        ids: vec!["3".into(), "4".into(), "99".into()],
+        ..Filter::default()
+    };
+    let store = &world.store;
+    let count = |dry| store.purge_matching(("/", "q"), Which::Ready, &filter, dry);
+    assert_eq!(count(true).await.expect("counted"), 2);
+    assert_eq!(count(false).await.expect("purged"), 2);
+    assert_eq!(count(false).await.expect("purged"), 0);
+    let again = self::world(world.memory.crash()).await;
+    let left: Vec<u32> = again.drain("q").await.iter().map(|(id, _)| *id).collect();
+    let expected: Vec<u32> = (0..20).filter(|id| ![3, 4].contains(id)).collect();
+    assert_eq!(left, expected);
+}
+
+#[tokio::test]
+async fn the_dead_go_back_to_where_they_died() {
+    let world = world(Memory::new()).await;
+    world.declare("a", &ONCE);
+    world.declare("b", &ONCE);
+    world.publish("a", 0..6).await;
+    world.publish("b", 6..8).await;
+    assert!(world.store.dead_letter_queue("/", "a").is_err(), "nobody has died");
+    world.kill("a", 6).await;
+    world.kill("b", 2).await;
+    assert_eq!(world.store.dead_letter_queue("/", "a").expect("one"), "a.dlq");
+    let ask = Redrive {
+        vhost: "/".into(),
+        source: "a.dlq".into(),
+        filter: Filter {
+            headers: vec![("even".into(), "true".into())],
+            ..Filter::default()
+        },
+        ..Redrive::default()
+    };
+    let row = world.store.redrive(ask).await.expect("begun");
+    let row = world.ended(&row.id).await;
+    assert_eq!((row.state, row.moved, row.skipped), (RedriveState::Done, 3, 0));
+    let back = world.drain("a").await;
+    let found: Vec<u32> = back.iter().map(|(id, _)| *id).collect();
+    assert_eq!(found, [0, 2, 4]);
+    for (_, properties) in &back {
+        assert_eq!(properties.header("x-attempt"), None, "attempts begin anew");
+        assert_eq!(properties.header("x-redrive-count"), Some(&Value::I64(1)));
+        assert!(properties.header("x-death").is_some());
+    }
+    assert_eq!(world.drain("a.dlq").await.len(), 3);
+    assert_eq!(world.drain("b.dlq").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_redrive_goes_on_after_a_crash_and_loses_and_doubles_nothing() {
+    let mut world = world(Memory::new()).await;
+    world.declare("from", &[]);
+    world.declare("to", &[]);
+    world.publish("from", 0..2_000).await;
+    let ask = Redrive {
+        vhost: "/".into(),
+        source: "from".into(),
+        target: Some("to".into()),
+        rate: Some(4_000.0),
+        ..Redrive::default()
+    };
+    let row = world.store.redrive(ask).await.expect("begun");
+    let mut crashes = 0;
+    loop {
+        let known = world.store.redrive_of(&row.id).expect("known");
+        if known.state != RedriveState::Running {
+            assert_eq!((known.state, known.moved), (RedriveState::Done, 2_000));
+            break;
+        }
+        // Between two commits, wherever that is.
+        if known.moved > crashes * 400 {
+            crashes += 1;
+            let memory = world.memory.crash();
+            world = self::world(memory).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(crashes >= 3, "it was interrupted {crashes} times");
+    let found: Vec<u32> = world.drain("to").await.iter().map(|(id, _)| *id).collect();
+    assert_eq!(found, ids(0..2_000));
+    assert_eq!(world.drain("from").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_redrive_waits_for_room_and_ends_with_its_target() {
+    let world = world(Memory::new()).await;
+    world.declare("from", &[]);
+    let bounded = [
+        ("x-max-length", Value::I32(5)),
+        ("x-overflow", Value::text("reject-publish")),
+    ];
+    world.declare("to", &bounded);
+    world.publish("from", 0..8).await;
+    let ask = Redrive {
+        vhost: "/".into(),
+        source: "from".into(),
+        target: Some("to".into()),
+        ..Redrive::default()
+    };
+    let none = Redrive {
+        target: Some("none".into()),
+        ..ask.clone()
+    };
+    assert!(world.store.redrive(none).await.is_err());
+    let same = Redrive {
+        target: Some("from".into()),
+        ..ask.clone()
+    };
+    assert!(world.store.redrive(same).await.is_err());
+    let row = world.store.redrive(ask).await.expect("begun");
+    while world.store.redrive_of(&row.id).expect("known").moved < 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let deleted = world.store.lock().delete_queue(0, "/", "to", false, false);
+    assert_eq!(deleted.expect("deleted"), 5);
+    let row = world.ended(&row.id).await;
+    assert_eq!((row.state, row.moved), (RedriveState::Failed, 5));
+    assert_eq!(row.detail, "no queue 'to' in vhost '/'");
+    assert_eq!(world.drain("from").await.len(), 3, "the others stay");
+    assert!(!world.store.cancel_redrive(&row.id).await.expect("asked"));
+}
+
+#[tokio::test]
+async fn waiting_messages_are_listed_and_cancelled() {
+    let world = world(Memory::new()).await;
+    let arguments = [("x-retry-delay", Value::I32(60_000))];
+    world.declare("q", &arguments);
+    world.publish("q", 0..5).await;
+    world.kill("q", 5).await;
+    let all = Filter::default();
+    let page = world.store.peek(("/", "q"), Which::Waiting, &all, 0, 3);
+    let page = page.await.expect("a page");
+    let found: Vec<u32> = page.messages.iter().map(|seen| read(&seen.piece).0).collect();
+    assert_eq!((found, page.next), (ids(0..3), Some(3)));
+    assert!(page.messages.iter().all(|seen| seen.due_at.is_some() && seen.failures == 1));
+    let one = Filter {
+        ids: vec!["2".into()],
+        ..Filter::default()
+    };
+    let purged = world.store.purge_matching(("/", "q"), Which::Waiting, &one, false);
+    assert_eq!(purged.await.expect("purged"), 1);
+    let again = self::world(world.memory.crash()).await;
+    let page = again.store.peek(("/", "q"), Which::Waiting, &all, 0, 10);
+    assert_eq!(page.await.expect("a page").messages.len(), 4);
+    let purged = again.store.purge_matching(("/", "q"), Which::Waiting, &all, false);
+    assert_eq!(purged.await.expect("purged"), 4);
+}
+
+#[tokio::test]
+async fn a_paused_queue_takes_and_hands_out_nothing_until_it_is_resumed() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    world.store.set_paused("/", "q", true).await.expect("paused");
+    world.publish("q", 0..3).await;
+    assert_eq!(world.drain("q").await.len(), 0);
+    let again = self::world(world.memory.crash()).await;
+    assert_eq!(again.drain("q").await.len(), 0, "a restart does not resume it");
+    again.store.set_paused("/", "q", false).await.expect("resumed");
+    assert_eq!(again.drain("q").await.len(), 3);
+}
