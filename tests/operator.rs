@@ -13,6 +13,9 @@ use serde_json::{Value as Json, json};
 use tests::conversation::client::{Client, Opening};
 use tests::leveret::Leveret;
 use tests::rabbitmq::RabbitMq;
+use tests::wire::content::Content;
+use tests::wire::method::Method;
+use tests::wire::value::Value;
 use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -186,6 +189,34 @@ fn commands_work_with_and_without_a_server() -> Result<()> {
 }
 
 /// The words in which a client hears that its user is gone, and its vhost.
+/// Dead messages are listed, redriven and purged, with and without a server.
+#[test]
+fn dead_messages_go_where_the_operator_says() -> Result<()> {
+    let server = Leveret::start("")?;
+    runtime()?.block_on(async {
+        let mut client = connect(server.amqp, "guest", "guest", "/").await?;
+        kill_three(&mut client).await
+    })?;
+    let list = said(&server, &["dead", "list", "work", "--json"])?;
+    let list: Json = serde_json::from_str(&list)?;
+    let ids = |rows: &Json| -> Vec<String> {
+        let rows = rows.as_array().into_iter().flatten();
+        rows.map(|row| row["routing key"].to_string()).collect()
+    };
+    ensure!(ids(&list).len() == 3, "{list}");
+    let meant = said(&server, &["dead", "redrive", "work", "--dry-run"])?;
+    ensure!(meant.contains('3'), "{meant}");
+    let moved = said(&server, &["dead", "redrive", "work"])?;
+    ensure!(moved.contains("done"), "{moved}");
+    let refusal = refused(&server, &["queue", "move", "work", "--to", "nowhere"])?;
+    assert_eq!(refusal, "error: no queue 'nowhere' in vhost '/'\n");
+    said(&server, &["queue", "pause", "work"])?;
+    said(&server, &["queue", "resume", "work"])?;
+    let removed = said(&server, &["queue", "purge", "work"])?;
+    ensure!(removed.contains('3'), "{removed}");
+    Ok(())
+}
+
 #[test]
 fn both_servers_end_connections_in_the_same_words() -> Result<()> {
     let theirs = RabbitMq::start()?;
@@ -251,6 +282,37 @@ impl Operated for Leveret {
         };
         said(self, &[verb, args].concat()).map(drop)
     }
+}
+
+/// Three messages of a work queue without retries are rejected.
+async fn kill_three(client: &mut Client) -> Result<()> {
+    client.open_channel(1, PATIENCE).await?;
+    let rules = vec![("x-retry-limit".to_owned(), Value::int(0))];
+    let declare = Method::named("queue.declare")?
+        .with("queue", Value::str("work"))?
+        .with("durable", Value::Bool(true))?
+        .with("arguments", Value::Table(rules))?;
+    client.send(1, &declare, None).await?;
+    client.await_method(1, "queue.declare-ok", PATIENCE).await?;
+    let publish = Method::named("basic.publish")?.with("routing-key", Value::str("work"))?;
+    for _ in 0..3 {
+        let content = Content::default();
+        client.send(1, &publish, Some(&content)).await?;
+    }
+    for tag in 1..4 {
+        let get = Method::named("basic.get")?.with("queue", Value::str("work"))?;
+        client.send(1, &get, None).await?;
+        client.await_method(1, "basic.get-ok", PATIENCE).await?;
+        let reject = Method::named("basic.reject")?.with("delivery-tag", Value::int(tag))?;
+        client.send(1, &reject, None).await?;
+    }
+    // Its answer comes after all of that was done.
+    let check = Method::named("queue.declare")?
+        .with("queue", Value::str("work.dlq"))?
+        .with("passive", Value::Bool(true))?;
+    client.send(1, &check, None).await?;
+    client.await_method(1, "queue.declare-ok", PATIENCE).await?;
+    Ok(())
 }
 
 fn said(server: &Leveret, args: &[&str]) -> Result<String> {

@@ -16,6 +16,7 @@ use crate::config::{self, Given};
 use crate::node::{self, First};
 use crate::telemetry;
 
+mod messages;
 mod operate;
 mod print;
 
@@ -45,7 +46,7 @@ enum Command {
     /// Ask the server on the HTTP address whether it is ready.
     Health,
     #[command(flatten)]
-    Operate(Operate),
+    Operate(Box<Operate>),
 }
 
 #[derive(Args)]
@@ -81,7 +82,7 @@ pub fn run() -> anyhow::Result<()> {
         None | Some(Command::Serve) => serve(&given),
         Some(Command::CheckConfig) => check(&given),
         Some(Command::Health) => health(&given),
-        Some(Command::Operate(operate)) => operate::run(&given, operate, cli.json),
+        Some(Command::Operate(operate)) => operate::run(&given, *operate, cli.json),
     }
 }
 

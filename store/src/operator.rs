@@ -121,7 +121,12 @@ impl Store {
                 (looked.next, looked.loading)
             };
             match looked {
-                (None, _) => return Ok(Page { messages, next: None }),
+                (None, _) => {
+                    return Ok(Page {
+                        messages,
+                        next: None,
+                    });
+                }
                 (next, _) if messages.len() >= limit as usize => {
                     return Ok(Page { messages, next });
                 }
@@ -147,7 +152,10 @@ impl Store {
         loop {
             let (id, seqs) = self.waiting_after((vhost, queue), after)?;
             let Some(&(last, _)) = seqs.last() else {
-                return Ok(Page { messages, next: None });
+                return Ok(Page {
+                    messages,
+                    next: None,
+                });
             };
             for (piece, due_at, failures) in self.read_waiting(id, &seqs).await? {
                 if !filter.matches(&piece.block, piece.index(0), piece.at) {
@@ -282,13 +290,19 @@ impl Store {
                 false => {
                     let mut found = self.read_waiting(id, &seqs).await?;
                     found.retain(|(p, ..)| filter.matches(&p.block, p.index(0), p.at));
-                    found.into_iter().map(|(piece, ..)| piece.first).collect::<Vec<_>>()
+                    found
+                        .into_iter()
+                        .map(|(piece, ..)| piece.first)
+                        .collect::<Vec<_>>()
                 }
             };
             let mut shard = self.lock();
             count += match dry_run {
                 true => found.len() as u64,
-                false => found.iter().map(|seq| u64::from(shard.cancel_waiting(id, *seq))).sum(),
+                false => found
+                    .iter()
+                    .map(|seq| u64::from(shard.cancel_waiting(id, *seq)))
+                    .sum(),
             };
             after = Some(last);
         }
@@ -392,14 +406,20 @@ impl Shard {
                 ))),
             };
         };
-        let key = asked.dead_letter_key.clone().unwrap_or_else(|| queue.into());
+        let key = asked
+            .dead_letter_key
+            .clone()
+            .unwrap_or_else(|| queue.into());
         let mut block = Block::default();
         let address = Address::new(exchange.as_bytes(), key.as_bytes());
         block.push(&address, &[0, 0], b"");
         let found = self.route(&vhost, &Arc::new(block), 0);
         let ids: Vec<QueueId> = found.map(|ids| ids.as_slice().to_vec()).unwrap_or_default();
         match ids[..] {
-            [one] => Ok(self.queues.get(&one).map_or_else(String::new, |q| q.spec.name.to_string())),
+            [one] => Ok(self
+                .queues
+                .get(&one)
+                .map_or_else(String::new, |q| q.spec.name.to_string())),
             [] => Err(absent(format!(
                 "the dead of queue '{queue}' in vhost '{vhost}' go to exchange '{exchange}', and \
                  from there nowhere"
@@ -514,7 +534,11 @@ async fn run(store: Arc<StoreInner>, id: Arc<str>) {
                 let told = store.lock().on_disk();
                 // One commit at a time, so that what moves is not all in memory.
                 let _ = told.await;
-                let limited = store.lock().redrives.get(&id).is_some_and(|row| row.rate.is_some());
+                let limited = store
+                    .lock()
+                    .redrives
+                    .get(&id)
+                    .is_some_and(|row| row.rate.is_some());
                 if limited {
                     tokio::time::sleep(PAUSE).await;
                 }

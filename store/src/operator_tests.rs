@@ -87,16 +87,18 @@ impl World {
         }
     }
 
+    fn kill_one(&self, queue: &str) -> bool {
+        let mut shard = self.store.lock();
+        let id = shard.queue(0, "/", queue).expect("a queue");
+        let Got::Message { tag, .. } = shard.get(id, self.key, false) else {
+            return false;
+        };
+        shard.nack(self.key, tag, false, false)
+    }
+
     async fn kill(&self, queue: &str, count: usize) {
         for _ in 0..count {
-            loop {
-                let mut shard = self.store.lock();
-                let id = shard.queue(0, "/", queue).expect("a queue");
-                if let Got::Message { tag, .. } = shard.get(id, self.key, false) {
-                    assert!(shard.nack(self.key, tag, false, false));
-                    break;
-                }
-                drop(shard);
+            while !self.kill_one(queue) {
                 self.store.on_disk().await.expect("on disk");
                 tokio::task::yield_now().await;
             }
@@ -118,7 +120,10 @@ impl World {
         let page = self.store.peek(("/", queue), Which::Ready, filter, 0, 1000);
         let page = page.await.expect("a page");
         assert_eq!(page.next, None);
-        page.messages.iter().map(|seen| read(&seen.piece).0).collect()
+        page.messages
+            .iter()
+            .map(|seen| read(&seen.piece).0)
+            .collect()
     }
 }
 
@@ -153,8 +158,18 @@ async fn looking_finds_and_changes_nothing() {
     let seqs: Vec<Seq> = first.messages.iter().map(|seen| seen.seq).collect();
     assert_eq!((seqs, first.next), (vec![1, 3, 5, 7], Some(8)));
     let left = world.drain("q").await;
-    assert_eq!(left.len(), 30, "nothing is gone, and nothing was handed out");
-    assert!(world.store.peek(("/", "none"), Which::Ready, &filter, 0, 1).await.is_err());
+    assert_eq!(
+        left.len(),
+        30,
+        "nothing is gone, and nothing was handed out"
+    );
+    assert!(
+        world
+            .store
+            .peek(("/", "none"), Which::Ready, &filter, 0, 1)
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -184,10 +199,16 @@ async fn the_dead_go_back_to_where_they_died() {
     world.declare("b", &ONCE);
     world.publish("a", 0..6).await;
     world.publish("b", 6..8).await;
-    assert!(world.store.dead_letter_queue("/", "a").is_err(), "nobody has died");
+    assert!(
+        world.store.dead_letter_queue("/", "a").is_err(),
+        "nobody has died"
+    );
     world.kill("a", 6).await;
     world.kill("b", 2).await;
-    assert_eq!(world.store.dead_letter_queue("/", "a").expect("one"), "a.dlq");
+    assert_eq!(
+        world.store.dead_letter_queue("/", "a").expect("one"),
+        "a.dlq"
+    );
     let ask = Redrive {
         vhost: "/".into(),
         source: "a.dlq".into(),
@@ -199,7 +220,10 @@ async fn the_dead_go_back_to_where_they_died() {
     };
     let row = world.store.redrive(ask).await.expect("begun");
     let row = world.ended(&row.id).await;
-    assert_eq!((row.state, row.moved, row.skipped), (RedriveState::Done, 3, 0));
+    assert_eq!(
+        (row.state, row.moved, row.skipped),
+        (RedriveState::Done, 3, 0)
+    );
     let back = world.drain("a").await;
     let found: Vec<u32> = back.iter().map(|(id, _)| *id).collect();
     assert_eq!(found, [0, 2, 4]);
@@ -296,19 +320,31 @@ async fn waiting_messages_are_listed_and_cancelled() {
     let all = Filter::default();
     let page = world.store.peek(("/", "q"), Which::Waiting, &all, 0, 3);
     let page = page.await.expect("a page");
-    let found: Vec<u32> = page.messages.iter().map(|seen| read(&seen.piece).0).collect();
+    let found: Vec<u32> = page
+        .messages
+        .iter()
+        .map(|seen| read(&seen.piece).0)
+        .collect();
     assert_eq!((found, page.next), (ids(0..3), Some(3)));
-    assert!(page.messages.iter().all(|seen| seen.due_at.is_some() && seen.failures == 1));
+    assert!(
+        page.messages
+            .iter()
+            .all(|seen| seen.due_at.is_some() && seen.failures == 1)
+    );
     let one = Filter {
         ids: vec!["2".into()],
         ..Filter::default()
     };
-    let purged = world.store.purge_matching(("/", "q"), Which::Waiting, &one, false);
+    let purged = world
+        .store
+        .purge_matching(("/", "q"), Which::Waiting, &one, false);
     assert_eq!(purged.await.expect("purged"), 1);
     let again = self::world(world.memory.crash()).await;
     let page = again.store.peek(("/", "q"), Which::Waiting, &all, 0, 10);
     assert_eq!(page.await.expect("a page").messages.len(), 4);
-    let purged = again.store.purge_matching(("/", "q"), Which::Waiting, &all, false);
+    let purged = again
+        .store
+        .purge_matching(("/", "q"), Which::Waiting, &all, false);
     assert_eq!(purged.await.expect("purged"), 4);
 }
 
@@ -316,11 +352,23 @@ async fn waiting_messages_are_listed_and_cancelled() {
 async fn a_paused_queue_takes_and_hands_out_nothing_until_it_is_resumed() {
     let world = world(Memory::new()).await;
     world.declare("q", &[]);
-    world.store.set_paused("/", "q", true).await.expect("paused");
+    world
+        .store
+        .set_paused("/", "q", true)
+        .await
+        .expect("paused");
     world.publish("q", 0..3).await;
     assert_eq!(world.drain("q").await.len(), 0);
     let again = self::world(world.memory.crash()).await;
-    assert_eq!(again.drain("q").await.len(), 0, "a restart does not resume it");
-    again.store.set_paused("/", "q", false).await.expect("resumed");
+    assert_eq!(
+        again.drain("q").await.len(),
+        0,
+        "a restart does not resume it"
+    );
+    again
+        .store
+        .set_paused("/", "q", false)
+        .await
+        .expect("resumed");
     assert_eq!(again.drain("q").await.len(), 3);
 }

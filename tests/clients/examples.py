@@ -6,7 +6,7 @@
 
 Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
 the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
-The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings) are deleted
+The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings, invoices) are deleted
 before and after: do not point this at a server whose queues matter.
 Needs tests/clients/install.sh python. Ends with one line of totals.
 """
@@ -27,7 +27,8 @@ import time
 CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
-QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings"]
+QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
+          "invoices.dlq"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -167,6 +168,26 @@ def order_by_key(language, command, join):
         program.ends()
 
 
+def redrive(language, *command):
+    """Of four dead invoices two go back and are done, two are purged."""
+    with Program(language, *command) as program:
+        program.expect("^dead: invoice-1 invoice-2 invoice-3 invoice-4$")
+        program.expect("^to redrive: 2$")
+        program.expect("^redrive done: 2 moved$")
+        program.expect("^done: invoice-1$")
+        program.expect("^done: invoice-3$")
+        program.expect("^purged: 2$")
+        program.ends()
+
+
+def python_redrive():
+    redrive("python", PYTHON, "redrive.py")
+
+
+def node_redrive():
+    redrive("node", "node", "redrive.js")
+
+
 def python_order_by_key():
     order_by_key("python", (PYTHON, "order_by_key.py"), ", ")
 
@@ -251,14 +272,14 @@ def checks(language):
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
-                yield from (schedule, python_order_by_key)
+                yield from (schedule, python_order_by_key, python_redrive)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
             yield node_tasks
             if os.environ.get("LEVERET"):
-                yield node_order_by_key
+                yield from (node_order_by_key, node_redrive)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json};
 
 pub mod client;
 mod list;
+pub mod messages;
 mod run;
 pub mod socket;
 
@@ -147,6 +148,11 @@ pub enum Command {
     },
     DefinitionsExport {
         vhost: Option<String>,
+    },
+    Messages(messages::Ask),
+    /// All of them, or the end of one.
+    Redrives {
+        cancel: Option<String>,
     },
 }
 

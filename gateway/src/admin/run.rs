@@ -6,7 +6,7 @@ use store::model::*;
 use store::shard::Shard;
 use store::{Error, Store, password};
 
-use super::{Answer, Command, Policy, Subject, list};
+use super::{Answer, Command, Policy, Subject, list, messages};
 use crate::definitions;
 
 /// Does it, or says in words why not.
@@ -14,6 +14,11 @@ use crate::definitions;
 /// # Errors
 /// What was wrong, for the operator.
 pub async fn run(store: &Store, command: Command) -> Result<Answer, String> {
+    let command = match command {
+        Command::Messages(ask) => return messages::run(store, ask).await,
+        Command::Redrives { cancel } => return messages::redrive(store, cancel).await,
+        other => other,
+    };
     let (answer, told) = {
         let mut shard = store.lock();
         match answer(&mut shard, command)? {

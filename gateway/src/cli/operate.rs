@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json};
 use store::{Options, Store};
 
+use super::messages::{Dead, Messages, Redrives};
 use super::print;
 use crate::admin::{self, Answer, Command, Only, Subject, client};
 use crate::config::{self, Given};
@@ -49,6 +50,15 @@ pub(super) enum Operate {
     /// Everything of these, and all durable queues, exchanges and bindings, as one file.
     #[command(subcommand)]
     Definitions(Definitions),
+    /// Dead messages: look, redrive, purge.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Queues: pause, and what is in them.
+    #[command(subcommand)]
+    Queue(Messages),
+    /// Moves of messages between queues.
+    #[command(subcommand)]
+    Redrive(Redrives),
 }
 
 #[derive(Subcommand)]
@@ -78,7 +88,7 @@ pub(super) enum User {
 pub(super) struct In {
     /// The vhost.
     #[arg(long, short = 'p', default_value = "/")]
-    vhost: String,
+    pub(super) vhost: String,
 }
 
 #[derive(Args)]
@@ -372,6 +382,9 @@ fn command(operate: Operate) -> anyhow::Result<Command> {
             text: text(&file)?,
             vhost,
         },
+        Operate::Dead(dead) => dead.into(),
+        Operate::Queue(messages) => messages.into(),
+        Operate::Redrive(redrives) => redrives.into(),
         Operate::Definitions(Definitions::Export { vhost, .. }) => {
             Command::DefinitionsExport { vhost }
         }

@@ -416,7 +416,7 @@ fn problem(job: &Job, error: &JobError) -> Problem {
     Problem::new(Kind::of_job(&error.code), error.detail.clone()).about(path(job.id))
 }
 
-fn instant(at: Option<Micros>) -> Option<String> {
+pub(super) fn instant(at: Option<Micros>) -> Option<String> {
     let at = Timestamp::from_microsecond(at?).ok()?;
     Some(format!("{at:.3}"))
 }

@@ -26,9 +26,14 @@ mod calls;
 mod health;
 mod jobs;
 mod login;
+mod message;
 mod preference;
 mod problem;
 mod prometheus;
+#[cfg(test)]
+mod queue_tests;
+mod queues;
+mod redrives;
 mod schedules;
 mod serve;
 #[cfg(test)]
@@ -49,7 +54,7 @@ pub struct App {
 #[openapi(
     info(
         title = "Leveret",
-        description = "Deferred calls, jobs and schedules. All of /v1 asks for basic authentication."
+        description = "Deferred calls, jobs, schedules and queues. All of /v1 asks for basic authentication."
     ),
     components(schemas(problem::Document))
 )]
@@ -64,6 +69,16 @@ pub fn router(app: App) -> Router {
         .routes(routes!(jobs::result))
         .routes(routes!(jobs::cancel))
         .routes(routes!(schedules::list))
+        .routes(routes!(queues::peek))
+        .routes(routes!(queues::purge))
+        .routes(routes!(queues::dead))
+        .routes(routes!(queues::purge_dead))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
+        .routes(routes!(redrives::messages))
+        .routes(routes!(redrives::redrive))
+        .routes(routes!(redrives::list))
+        .routes(routes!(redrives::read, redrives::cancel))
         .split_for_parts();
     let described = Arc::new(described);
     let openapi = move |_: login::Login| {

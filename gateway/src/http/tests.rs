@@ -19,7 +19,7 @@ use super::*;
 
 const LOGIN: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
-async fn app() -> App {
+pub(super) async fn app() -> App {
     let store = Store::open(Arc::new(Memory::new()), Options::default())
         .await
         .unwrap();
@@ -38,11 +38,16 @@ async fn app() -> App {
     }
 }
 
-async fn send(app: &App, method: &str, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+pub(super) async fn send(
+    app: &App,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Response<Body> {
     send_body(app, method, path, headers, "{\"n\":30}").await
 }
 
-async fn send_body(
+pub(super) async fn send_body(
     app: &App,
     method: &str,
     path: &str,
@@ -75,7 +80,7 @@ async fn bytes(response: Response<Body>) -> Vec<u8> {
         .to_vec()
 }
 
-async fn json(response: Response<Body>) -> Value {
+pub(super) async fn json(response: Response<Body>) -> Value {
     serde_json::from_slice(&bytes(response).await).unwrap()
 }
 

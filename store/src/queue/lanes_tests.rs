@@ -311,8 +311,11 @@ impl World {
     }
 }
 
+/// A selection where builds are slow, many by hand in a release build.
+const CASES: u32 = if cfg!(debug_assertions) { 300 } else { 20_000 };
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 20_000 }))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn one_message_of_a_key_at_a_time_in_order(

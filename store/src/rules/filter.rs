@@ -40,7 +40,11 @@ impl Filter {
             return false;
         }
         let key = block.address(index).routing_key();
-        if self.routing_key.as_ref().is_some_and(|wanted| wanted.as_bytes() != key) {
+        if self
+            .routing_key
+            .as_ref()
+            .is_some_and(|wanted| wanted.as_bytes() != key)
+        {
             return false;
         }
         let by_properties = !self.ids.is_empty()

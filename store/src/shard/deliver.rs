@@ -87,6 +87,11 @@ impl Shard {
                 }
                 return;
             }
+            let allowed = queue.allowed_now();
+            queue.throttled = allowed == 0;
+            if queue.throttled {
+                return self.watch(id);
+            }
             let sessions = &mut self.sessions;
             let window = |consumer: &Consumer| {
                 let session = sessions.get(&consumer.key.session)?;
@@ -131,21 +136,11 @@ impl Shard {
                 || asked.counts && !queue.log.attempts.is_empty()
                 || !queue.doomed.is_empty();
             let left = window(consumer).unwrap_or(0);
-            let mut max = if one {
+            let max = if one {
                 1
             } else {
-                fair.min(consumer.credit()).min(left)
+                fair.min(consumer.credit()).min(left).min(allowed)
             };
-            if let Some(rate) = asked.rate_limit {
-                max = max.min(queue.rate.allowed(rate, clock::now()));
-                queue.throttled = max == 0;
-                if queue.throttled {
-                    return self.watch(id);
-                }
-            }
-            if asked.partition.as_ref().is_some_and(|p| p.interval > 0) {
-                queue.log.set_now(clock::now());
-            }
             let (piece, redelivered, own) = match queue.log.take(max) {
                 Take::Run {
                     piece,
@@ -301,11 +296,8 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else {
                 return Got::Empty;
             };
-            let now = clock::now();
-            queue.idle_since = now;
-            queue.log.set_now(now);
-            let allowed = |rate| queue.rate.allowed(rate, now) > 0;
-            if queue.spec.paused || !queue.arguments.rate_limit.is_none_or(allowed) {
+            queue.idle_since = clock::now();
+            if queue.spec.paused || queue.allowed_now() == 0 {
                 return Got::Empty;
             }
             let taken = queue.log.take(1);
@@ -416,5 +408,19 @@ impl Shard {
         {
             self.want_load(id, ahead);
         }
+    }
+}
+
+impl Queue {
+    /// Deliveries that its rate allows now; keys that have rested go on.
+    fn allowed_now(&mut self) -> u32 {
+        let resting = self.arguments.partition.as_ref();
+        let rate = self.arguments.rate_limit;
+        if rate.is_none() && resting.is_none_or(|partition| partition.interval == 0) {
+            return u32::MAX;
+        }
+        let now = clock::now();
+        self.log.set_now(now);
+        rate.map_or(u32::MAX, |rate| self.rate.allowed(rate, now))
     }
 }

@@ -149,7 +149,9 @@ impl Shard {
             None => None,
             Some(name) => match self.queue(0, &row.vhost, name) {
                 Ok(id) => Some(id),
-                Err(error) => return self.end_redrive(row, RedriveState::Failed, error.to_string()),
+                Err(error) => {
+                    return self.end_redrive(row, RedriveState::Failed, error.to_string());
+                }
             },
         };
         let looked = self.look_over(row.queue, (row.next, row.until), &filter, most);

@@ -1109,7 +1109,10 @@ async fn redrives_are_replaced_and_dropped(bench: Bench) {
     (ended.state, ended.ended_at) = (RedriveState::Failed, Some(8));
     ended.detail = "no queue 'q2'".into();
     bench.commit(put(vec![ended.clone()])).await.unwrap();
-    assert_eq!(bench.load().await.redrives, [redrive("a", 9), ended.clone()]);
+    assert_eq!(
+        bench.load().await.redrives,
+        [redrive("a", 9), ended.clone()]
+    );
     let drop = Batch {
         dropped_redrives: vec!["a".into(), "none".into()],
         ..Batch::default()

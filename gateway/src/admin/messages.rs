@@ -1,0 +1,304 @@
+//! Commands about a queue's messages: look, remove, move, redrive; pause and resume.
+//!
+//! Keeps: what `dead` names is the queue in which messages died, wherever they went.
+//! In: `run`.  Out: `Store`'s operators' verbs.
+
+use std::time::Duration;
+
+use amqp::properties::Properties;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use store::Store;
+use store::model::{Micros, RedriveRow, RedriveState};
+use store::operator::{Redrive, Seen, Which};
+use store::rules::dead_letter;
+use store::rules::filter::Filter;
+
+use super::Answer;
+use crate::definitions::from_table;
+
+/// Between two looks at a redrive that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Messages listed at most: a terminal's worth, and no more than one answer can hold.
+pub const LIST_MAX: u32 = 1_000;
+
+/// What can be asked about a queue's messages.
+#[derive(Deserialize, Serialize)]
+pub struct Ask {
+    pub vhost: String,
+    pub queue: String,
+    /// Its dead-letter queue is meant.
+    pub dead: bool,
+    pub meant: Meant,
+    pub verb: Verb,
+}
+
+/// Which messages; all given conditions hold together.
+#[derive(Default, Deserialize, Serialize)]
+pub struct Meant {
+    pub ids: Vec<String>,
+    /// RFC 3339.
+    pub since: Option<String>,
+    /// RFC 3339.
+    pub until: Option<String>,
+    pub reason: Option<String>,
+    pub routing_key: Option<String>,
+    /// `name=value`.
+    pub headers: Vec<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    List {
+        waiting: bool,
+        limit: u32,
+    },
+    /// One message whole, by its place.
+    Show {
+        seq: u64,
+    },
+    Purge {
+        waiting: bool,
+        dry_run: bool,
+    },
+    Move {
+        to: Option<String>,
+        rate: Option<f64>,
+        dry_run: bool,
+        /// Answer when it has begun.
+        detach: bool,
+    },
+    Pause,
+    Resume,
+}
+
+/// Does it, or says in words why not.
+///
+/// # Errors
+/// What was wrong, for the operator.
+pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
+    let mut filter = ask.meant.filter()?;
+    let queue = match ask.dead {
+        false => ask.queue,
+        true => {
+            let dead = store.dead_letter_queue(&ask.vhost, &ask.queue);
+            filter.died_in = Some(ask.queue);
+            dead.map_err(text)?
+        }
+    };
+    let at = (&*ask.vhost, &*queue);
+    match ask.verb {
+        Verb::List { waiting, limit } => {
+            let limit = limit.clamp(1, LIST_MAX);
+            let page = store.peek(at, which(waiting), &filter, 0, limit);
+            let rows = page.await.map_err(text)?.messages;
+            Ok(table(rows, waiting))
+        }
+        Verb::Show { seq } => {
+            let all = Filter::default();
+            let page = store.peek(at, Which::Ready, &all, seq, 1);
+            let found = page.await.map_err(text)?.messages;
+            match found.into_iter().find(|seen| seen.seq == seq) {
+                Some(seen) => Ok(Answer::Text(whole(&seen))),
+                None => Err(format!("no message {seq} is ready in queue '{queue}'")),
+            }
+        }
+        Verb::Purge { waiting, dry_run } => {
+            let count = store.purge_matching(at, which(waiting), &filter, dry_run);
+            Ok(counted(count.await.map_err(text)?, dry_run))
+        }
+        Verb::Move { dry_run: true, .. } => {
+            let count = store.purge_matching(at, Which::Ready, &filter, true);
+            Ok(counted(count.await.map_err(text)?, true))
+        }
+        Verb::Move {
+            to, rate, detach, ..
+        } => {
+            let begun = store.redrive(Redrive {
+                vhost: ask.vhost.clone(),
+                source: queue,
+                target: to,
+                filter,
+                rate,
+            });
+            let row = begun.await.map_err(text)?;
+            match detach {
+                true => Ok(redrives([row])),
+                false => ended(store, &row.id).await,
+            }
+        }
+        Verb::Pause => paused(store, at, true).await,
+        Verb::Resume => paused(store, at, false).await,
+    }
+}
+
+/// All redrives, or the end of one.
+pub(super) async fn redrive(store: &Store, cancel: Option<String>) -> Result<Answer, String> {
+    let Some(id) = cancel else {
+        return Ok(redrives(store.redrives()));
+    };
+    match store.cancel_redrive(&id).await.map_err(text)? {
+        true => Ok(Answer::Done),
+        false => Err(format!("no redrive '{id}' runs")),
+    }
+}
+
+async fn paused(store: &Store, (vhost, queue): (&str, &str), on: bool) -> Result<Answer, String> {
+    let done = store.set_paused(vhost, queue, on).await;
+    done.map(|()| Answer::Done).map_err(text)
+}
+
+async fn ended(store: &Store, id: &str) -> Result<Answer, String> {
+    loop {
+        match store.redrive_of(id) {
+            Some(row) if row.state == RedriveState::Running => tokio::time::sleep(LOOK).await,
+            Some(row) if row.state == RedriveState::Failed => {
+                return Err(format!("{} after {} messages", row.detail, row.moved));
+            }
+            row => return Ok(redrives(row)),
+        }
+    }
+}
+
+fn which(waiting: bool) -> Which {
+    match waiting {
+        true => Which::Waiting,
+        false => Which::Ready,
+    }
+}
+
+fn text(error: store::Error) -> String {
+    error.to_string()
+}
+
+fn columns(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+fn counted(count: u64, dry_run: bool) -> Answer {
+    let name = if dry_run { "meant" } else { "removed" };
+    Answer::Table {
+        columns: columns(&[name]),
+        rows: vec![vec![count.into()]],
+    }
+}
+
+fn moment(at: Option<Micros>) -> Json {
+    let at = at.and_then(|at| Timestamp::from_microsecond(at).ok());
+    at.map_or(Json::Null, |at| format!("{at:.3}").into())
+}
+
+fn table(rows: Vec<Seen>, waiting: bool) -> Answer {
+    let when = if waiting { "due" } else { "accepted" };
+    let names = [
+        "seq",
+        when,
+        "message id",
+        "routing key",
+        "bytes",
+        "failures",
+        "died of",
+        "in",
+    ];
+    let row = |seen: &Seen| {
+        let (block, index) = (&seen.piece.block, seen.piece.index(0));
+        let properties = Properties::parse(block.properties(index)).unwrap_or_default();
+        let death = dead_letter::newest(&properties);
+        let of = |name: &str| death.and_then(|death| death.find(name)?.as_text());
+        let id = properties
+            .message_id
+            .as_deref()
+            .map(String::from_utf8_lossy);
+        let key = String::from_utf8_lossy(block.address(index).routing_key());
+        vec![
+            seen.seq.into(),
+            moment(Some(seen.due_at.unwrap_or(seen.piece.at))),
+            id.map_or(Json::Null, |id| id.into()),
+            key.into(),
+            block.entries[index].body_size.into(),
+            seen.failures.into(),
+            of("reason").map_or(Json::Null, Json::from),
+            of("queue").map_or(Json::Null, Json::from),
+        ]
+    };
+    Answer::Table {
+        columns: columns(&names),
+        rows: rows.iter().map(row).collect(),
+    }
+}
+
+fn whole(seen: &Seen) -> String {
+    let (block, index) = (&seen.piece.block, seen.piece.index(0));
+    let properties = Properties::parse(block.properties(index)).unwrap_or_default();
+    let address = block.address(index);
+    let body = block.body(index);
+    let shown = match std::str::from_utf8(&body) {
+        Ok(text) => Json::from(text),
+        Err(_) => Json::from(format!("{} bytes that are no text", body.len())),
+    };
+    let described = serde_json::json!({
+        "seq": seen.seq,
+        "accepted": moment(Some(seen.piece.at)),
+        "failures": seen.failures,
+        "exchange": String::from_utf8_lossy(address.exchange()),
+        "routing_key": String::from_utf8_lossy(address.routing_key()),
+        "message_id": properties.message_id.as_deref().map(String::from_utf8_lossy),
+        "headers": properties.headers.as_ref().map(from_table),
+        "bytes": body.len(),
+        "body": shown,
+    });
+    format!("{described:#}\n")
+}
+
+fn redrives(rows: impl IntoIterator<Item = RedriveRow>) -> Answer {
+    let names = [
+        "id", "from", "to", "state", "moved", "skipped", "begun", "detail",
+    ];
+    let row = |row: RedriveRow| {
+        vec![
+            row.id.to_string().into(),
+            row.source.to_string().into(),
+            row.target.map_or(Json::Null, |to| to.to_string().into()),
+            row.state.as_str().into(),
+            row.moved.into(),
+            row.skipped.into(),
+            moment(Some(row.created_at)),
+            row.detail.into(),
+        ]
+    };
+    Answer::Table {
+        columns: columns(&names),
+        rows: rows.into_iter().map(row).collect(),
+    }
+}
+
+impl Meant {
+    fn filter(self) -> Result<Filter, String> {
+        let at = |text: Option<String>| match text {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<Timestamp>()
+                .map(|at| Some(at.as_microsecond()))
+                .map_err(|_| format!("'{text}' is no instant such as 2026-01-31T08:00:00Z")),
+        };
+        let pair = |text: String| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(format!("'{text}' is not of the form name=value")),
+        };
+        Ok(Filter {
+            ids: self.ids,
+            since: at(self.since)?,
+            until: at(self.until)?,
+            reason: self.reason,
+            died_in: None,
+            routing_key: self.routing_key,
+            headers: self
+                .headers
+                .into_iter()
+                .map(pair)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}

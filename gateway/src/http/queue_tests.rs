@@ -1,0 +1,206 @@
+//! The operators' routes in process: looking, purging, moving, redriving, pausing.
+#![allow(clippy::unwrap_used)]
+
+use amqp::content::{Address, Block};
+use serde_json::json;
+use store::definitions::QueueDeclare;
+use store::queue::consumers::ChannelKey;
+use store::shard::{Got, Run};
+
+use super::tests::{app, json as body_of, send, send_body};
+use serde_json::Value;
+
+use super::*;
+
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+
+fn declare(app: &App, name: &str, retries: Option<i64>) {
+    let mut arguments = amqp::field::Table::default();
+    if let Some(retries) = retries {
+        arguments.insert("x-retry-limit", amqp::field::Value::I64(retries));
+    }
+    let ask = QueueDeclare {
+        name: name.into(),
+        durable: true,
+        arguments,
+        ..QueueDeclare::default()
+    };
+    app.store.lock().declare_queue(0, &"/".into(), ask).unwrap();
+}
+
+fn publish(app: &App, queue: &str, id: &str, body: &[u8]) {
+    let properties = amqp::properties::Properties {
+        message_id: Some(id.into()),
+        delivery_mode: Some(2),
+        ..Default::default()
+    };
+    let mut block = Block::default();
+    let address = Address::new(b"", queue.as_bytes());
+    block.push(&address, &properties.encode(), body);
+    let (vhost, block) = ("/".into(), Arc::new(block));
+    app.store
+        .lock()
+        .publish(&Run::alone(&vhost, &block))
+        .unwrap();
+}
+
+/// Lets so many messages of a queue die.
+fn kill(app: &App, queue: &str, count: u32) {
+    let mut shard = app.store.lock();
+    let session = shard.open_session(Arc::default());
+    let key = ChannelKey {
+        session,
+        channel: 1,
+    };
+    shard.open_channel(key);
+    let id = shard.queue(0, "/", queue).unwrap();
+    for _ in 0..count {
+        let Got::Message { tag, .. } = shard.get(id, key, false) else {
+            panic!("nothing to kill");
+        };
+        shard.nack(key, tag, false, false);
+    }
+}
+
+#[tokio::test]
+async fn messages_are_shown_and_stay() {
+    let app = app().await;
+    declare(&app, "q", None);
+    publish(&app, "q", "one", "text".as_bytes());
+    publish(&app, "q", "two", &[0xff, 0xfe]);
+    for _ in 0..2 {
+        let response = send(&app, "GET", "/v1/queues/q/messages", &[]).await;
+        assert_eq!(response.status(), 200);
+        let page = body_of(response).await;
+        assert_eq!(page["next"], Value::Null);
+        let first = &page["messages"][0];
+        assert_eq!(first["body"], "text");
+        assert_eq!(first["routing_key"], "q");
+        assert_eq!(first["properties"]["message_id"], "one");
+        assert_eq!(first["failures"], 0);
+        assert_eq!(page["messages"][1]["body_base64"], "//4=");
+    }
+    let response = send(&app, "GET", "/v1/queues/q/messages?limit=1&id=two", &[]).await;
+    let page = body_of(response).await;
+    assert_eq!(page["messages"][0]["seq"], 1);
+    for (query, detail) in [
+        ("limit=0", "limit: 0 is not within 1 to 500"),
+        ("state=gone", "state: 'gone' is not one of ready, waiting"),
+        (
+            "since=today",
+            "since: 'today' is no instant such as 2026-01-31T08:00:00Z",
+        ),
+        ("header=x", "header: 'x' is not of the form name:value"),
+    ] {
+        let response = send(&app, "GET", &format!("/v1/queues/q/messages?{query}"), &[]).await;
+        assert_eq!(response.status(), 400);
+        assert_eq!(body_of(response).await["detail"], detail);
+    }
+    let response = send(&app, "GET", "/v1/queues/none/messages", &[]).await;
+    assert_eq!(response.status(), 404);
+}
+
+#[tokio::test]
+async fn the_dead_are_listed_counted_redriven_and_purged() {
+    let app = app().await;
+    declare(&app, "q", Some(0));
+    for id in ["a", "b", "c"] {
+        publish(&app, "q", id, b"x");
+    }
+    assert_eq!(
+        send(&app, "GET", "/v1/queues/q/dead", &[]).await.status(),
+        404
+    );
+    kill(&app, "q", 3);
+    let dead = body_of(send(&app, "GET", "/v1/queues/q/dead", &[]).await).await;
+    assert_eq!(dead["messages"].as_array().unwrap().len(), 3);
+    let path = "/v1/queues/q/dead:redrive";
+    let count = json!({"dry_run": true, "filter": {"ids": ["a", "b"]}}).to_string();
+    let counted = send_body(&app, "POST", path, &JSON, &count).await;
+    assert_eq!(body_of(counted).await, json!({"count": 2, "dry_run": true}));
+    let some = json!({"filter": {"ids": ["a", "b"]}}).to_string();
+    let begun = send_body(&app, "POST", path, &JSON, &some).await;
+    assert_eq!(begun.status(), 202);
+    let at = begun.headers()["location"].to_str().unwrap().to_owned();
+    let ended = loop {
+        let view = body_of(send(&app, "GET", &at, &[]).await).await;
+        if view["state"] != "running" {
+            break view;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (&ended["state"], &ended["moved"]),
+        (&json!("done"), &json!(2))
+    );
+    assert_eq!(ended["filter"], json!({"ids": ["a", "b"], "died_in": "q"}));
+    let back = body_of(send(&app, "GET", "/v1/queues/q/messages", &[]).await).await;
+    assert_eq!(back["messages"][1]["headers"]["x-redrive-count"], 1);
+    let purged = send_body(&app, "POST", "/v1/queues/q/dead:purge", &JSON, "{}").await;
+    assert_eq!(body_of(purged).await, json!({"count": 1, "dry_run": false}));
+    let all = body_of(send(&app, "GET", "/v1/redrives", &[]).await).await;
+    assert_eq!(all["redrives"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_moved_is_refused_and_nothing_changed() {
+    let app = app().await;
+    declare(&app, "q", None);
+    declare(&app, "to", None);
+    publish(&app, "q", "a", b"x");
+    let path = "/v1/queues/q/messages:move";
+    for (body, status, detail) in [
+        (
+            json!({"to": "none"}),
+            404,
+            "to: no queue 'none' in vhost '/'",
+        ),
+        (
+            json!({"to": "q"}),
+            400,
+            "the messages of queue 'q' are in queue 'q'",
+        ),
+        (
+            json!({"to": "to", "rate": -1}),
+            400,
+            "rate -1 is not within 0.001 to 1000000 a second",
+        ),
+        (
+            json!({"to": "to", "filter": {"reason": "bored"}}),
+            400,
+            "reason: 'bored' is not one of rejected, expired, maxlen, delivery_limit",
+        ),
+    ] {
+        let response = send_body(&app, "POST", path, &JSON, &body.to_string()).await;
+        assert_eq!(response.status(), status, "{body}");
+        assert_eq!(body_of(response).await["detail"], detail);
+    }
+    let unknown = json!({"filter": {"idz": []}}).to_string();
+    let response = send_body(&app, "POST", path, &JSON, &unknown).await;
+    assert_eq!(response.status(), 400);
+    let page = body_of(send(&app, "GET", "/v1/queues/q/messages", &[]).await).await;
+    assert_eq!(page["messages"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_queue_is_paused_and_resumed() {
+    let app = app().await;
+    declare(&app, "q", None);
+    publish(&app, "q", "a", b"x");
+    let paused = send(&app, "POST", "/v1/queues/q/pause", &[]).await;
+    assert_eq!(body_of(paused).await, json!({"paused": true}));
+    let id = app.store.lock().queue(0, "/", "q").unwrap();
+    let key = ChannelKey {
+        session: 0,
+        channel: 0,
+    };
+    assert!(matches!(app.store.lock().get(id, key, true), Got::Empty));
+    let resumed = send(&app, "POST", "/v1/queues/q/resume", &[]).await;
+    assert_eq!(body_of(resumed).await, json!({"paused": false}));
+    assert_eq!(
+        send(&app, "POST", "/v1/queues/none/pause", &[])
+            .await
+            .status(),
+        404
+    );
+}

@@ -1,0 +1,245 @@
+//! Moves of messages between queues: begun, watched, cancelled.
+//!
+//! Keeps: `202` only after the move is on disk, so that a crash does not forget it; whoever moves
+//! may read the one queue and publish to the other.
+//! In: the router.  Out: `Store::redrive`.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use store::access::Right;
+use store::model::RedriveRow;
+use store::operator::{Redrive, Which};
+use store::rules::filter::Filter;
+use utoipa::ToSchema;
+
+use super::App;
+use super::jobs::instant;
+use super::login::Login;
+use super::problem::{Document, Kind, Problem};
+use super::queues::{Meant, Named, Place, asked, dead_of, given};
+
+/// What to move, where to, how fast.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Move {
+    filter: Meant,
+    /// A queue; when not given, each message goes to the queue in which it died.
+    to: Option<String>,
+    /// Messages a second; as fast as they go when not given.
+    rate: Option<f64>,
+    /// Count, and move nothing.
+    dry_run: bool,
+}
+
+/// A move as far as it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RedriveView {
+    id: String,
+    vhost: String,
+    from: String,
+    /// Null: each message goes to the queue in which it died.
+    to: Option<String>,
+    filter: Meant,
+    rate: Option<f64>,
+    /// running, done, cancelled or failed.
+    state: &'static str,
+    moved: u64,
+    /// Meant, but the queue in which they died is gone: they stay.
+    skipped: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    created_at: Option<String>,
+    ended_at: Option<String>,
+}
+
+impl RedriveView {
+    fn new(row: RedriveRow) -> Self {
+        let filter = Filter::decode(&row.filter).unwrap_or_default();
+        Self {
+            id: row.id.to_string(),
+            vhost: row.vhost.to_string(),
+            from: row.source.to_string(),
+            to: row.target.map(|name| name.to_string()),
+            filter: Meant::of(filter),
+            rate: row.rate,
+            state: row.state.as_str(),
+            moved: row.moved,
+            skipped: row.skipped,
+            detail: (!row.detail.is_empty()).then_some(row.detail),
+            created_at: instant(Some(row.created_at)),
+            ended_at: instant(row.ended_at),
+        }
+    }
+}
+
+/// How many would be moved.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Counted {
+    count: u64,
+    dry_run: bool,
+}
+
+/// All moves that run, or ended within a day.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Redrives {
+    redrives: Vec<RedriveView>,
+}
+
+/// Moves the dead messages of a queue back to it, or elsewhere. 202, or with `dry_run` a count.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/dead:redrive",
+    params(("queue" = String, Path, description = "Where they died, percent-encoded"), Place),
+    request_body = Move,
+    responses(
+        (status = 200, body = Counted),
+        (status = 202, body = RedriveView),
+        (status = 400, body = Document),
+        (status = 401, body = Document),
+        (status = 403, body = Document),
+        (status = 404, body = Document),
+    )
+)]
+pub(super) async fn redrive(
+    State(app): State<App>,
+    login: Login,
+    queue: Result<Path<String>, PathRejection>,
+    place: Result<Query<Place>, QueryRejection>,
+    body: Result<Option<Json<Move>>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let mut ask = asked(body)?;
+    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
+    let named = dead_of(&app, &login, named, &mut ask.filter.died_in)?;
+    begin(&app, &login, named, ask).await
+}
+
+/// Moves messages from a queue to another, or back to where they died. 202, or with `dry_run` a
+/// count.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/messages:move",
+    params(("queue" = String, Path, description = "Percent-encoded"), Place),
+    request_body = Move,
+    responses(
+        (status = 200, body = Counted),
+        (status = 202, body = RedriveView),
+        (status = 400, body = Document),
+        (status = 401, body = Document),
+        (status = 403, body = Document),
+        (status = 404, body = Document),
+    )
+)]
+pub(super) async fn messages(
+    State(app): State<App>,
+    login: Login,
+    queue: Result<Path<String>, PathRejection>,
+    place: Result<Query<Place>, QueryRejection>,
+    body: Result<Option<Json<Move>>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let ask = asked(body)?;
+    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
+    begin(&app, &login, named, ask).await
+}
+
+async fn begin(app: &App, login: &Login, from: Named, ask: Move) -> Result<Response, Problem> {
+    // A queue is reached through the default exchange, as by any publisher.
+    login.authorize_publish(app, &from.vhost, "")?;
+    let filter = ask.filter.filter()?;
+    if let Some(target) = &ask.to
+        && !app.store.has_queue(&from.vhost, target)
+    {
+        let detail = format!("to: no queue '{target}' in vhost '{}'", from.vhost);
+        return Err(Problem::new(Kind::UnknownTarget, detail));
+    }
+    if ask.dry_run {
+        let counted = app
+            .store
+            .purge_matching(from.both(), Which::Ready, &filter, true);
+        let (count, dry_run) = (counted.await?, true);
+        return Ok(Json(Counted { count, dry_run }).into_response());
+    }
+    let begun = app.store.redrive(Redrive {
+        vhost: from.vhost,
+        source: from.queue,
+        target: ask.to,
+        filter,
+        rate: ask.rate,
+    });
+    let view = RedriveView::new(begun.await?);
+    let location = format!("/v1/redrives/{}", view.id);
+    let mut response = (StatusCode::ACCEPTED, Json(view)).into_response();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Lists moves, oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/redrives",
+    responses((status = 200, body = Redrives), (status = 401, body = Document))
+)]
+pub(super) async fn list(State(app): State<App>, login: Login) -> Json<Redrives> {
+    let rows = app.store.redrives().into_iter();
+    let allowed = rows.filter(|row| login.authorize(&app, &row.vhost).is_ok());
+    Json(Redrives {
+        redrives: allowed.map(RedriveView::new).collect(),
+    })
+}
+
+/// How far a move is.
+#[utoipa::path(
+    get,
+    path = "/v1/redrives/{id}",
+    params(("id" = String, Path, description = "The move's id")),
+    responses(
+        (status = 200, body = RedriveView),
+        (status = 401, body = Document),
+        (status = 404, body = Document),
+    )
+)]
+pub(super) async fn read(
+    State(app): State<App>,
+    login: Login,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<RedriveView>, Problem> {
+    Ok(Json(RedriveView::new(known(&app, &login, id)?)))
+}
+
+/// Ends a move; what was moved stays where it is.
+#[utoipa::path(
+    delete,
+    path = "/v1/redrives/{id}",
+    params(("id" = String, Path, description = "The move's id")),
+    responses(
+        (status = 200, body = RedriveView),
+        (status = 401, body = Document),
+        (status = 404, body = Document),
+    )
+)]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    login: Login,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<RedriveView>, Problem> {
+    let row = known(&app, &login, id)?;
+    app.store.cancel_redrive(&row.id).await?;
+    let row = app.store.redrive_of(&row.id).unwrap_or(row);
+    Ok(Json(RedriveView::new(row)))
+}
+
+fn known(
+    app: &App,
+    login: &Login,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<RedriveRow, Problem> {
+    let Path(id) = id.map_err(|error| Problem::new(Kind::Validation, error.body_text()))?;
+    let row = app.store.redrive_of(&id);
+    let row = row.filter(|row| login.authorize(app, &row.vhost).is_ok());
+    row.ok_or_else(|| Problem::new(Kind::NotFound, format!("no redrive '{id}'")))
+}
