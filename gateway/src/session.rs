@@ -24,7 +24,7 @@ use store::access::{Resource, Right};
 use store::definitions::{ExchangeDeclare, QueueDeclare, generated};
 use store::model::{BindingSpec, DestinationKind, QueueId};
 use store::queue::consumers::{ChannelKey, Consumer};
-use store::shard::{Got, Out, Pace, REPLY_TO};
+use store::shard::{Got, Out, Pace, REPLY_TO, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +167,7 @@ fn options(product: &str, version: &str, message_max: u64, mechanisms: String) -
 #[derive(Default)]
 struct Tx {
     publishes: Vec<Kept>,
-    settles: Vec<(u64, bool, Option<bool>)>,
+    settles: Vec<(u64, bool, Verdict)>,
 }
 
 struct Session {
@@ -399,18 +399,22 @@ impl Session {
                     tag,
                     multiple,
                     ..
-                } => drop(self.settle(channel, (tag, multiple), None, 80)),
+                } => drop(self.settle(channel, (tag, multiple), Verdict::Ack)),
                 Event::Nack {
                     channel,
                     tag,
                     multiple,
                     requeue,
-                } => drop(self.settle(channel, (tag, multiple), Some(requeue), 120)),
+                } => {
+                    self.settle(channel, (tag, multiple), Verdict::Nack { requeue });
+                }
                 Event::Reject {
                     channel,
                     tag,
                     requeue,
-                } => drop(self.settle(channel, (tag, false), Some(requeue), 90)),
+                } => {
+                    self.settle(channel, (tag, false), Verdict::Reject { requeue });
+                }
                 Event::Method { channel, method } => self.method(channel, method).await,
                 other => self.control(other),
             }

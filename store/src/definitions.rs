@@ -12,6 +12,8 @@ use crate::clock;
 use crate::error::{Error, Noun, Result};
 use crate::log::batch::DefinitionChange;
 use crate::model::*;
+use crate::policy::Subject;
+use crate::policy::Subject::QuorumQueue;
 use crate::queue::Log;
 use crate::queue::consumers::{ChannelKey, Consumer};
 use crate::shard::{REPLY_TO, Shard};
@@ -33,6 +35,9 @@ pub struct QueueDeclare {
     /// The name was made up here, so that it may begin with `amq.`.
     pub server_named: bool,
 }
+
+/// Before the names that are made up here.
+const SERVER_NAMES: &str = "amq.gen-";
 
 /// (name, ready messages, consumers).
 pub type QueueStatus = (Arc<str>, u64, u64);
@@ -135,7 +140,7 @@ impl Shard {
         mut ask: QueueDeclare,
     ) -> Result<(QueueStatus, bool)> {
         if ask.name.is_empty() {
-            ask.name = generated("amq.gen-");
+            ask.name = generated(SERVER_NAMES);
         } else if let Ok(id) = self.queue(session, vhost, &ask.name) {
             self.same_queue(id, vhost, &ask)?;
             self.touch(id);
@@ -147,6 +152,10 @@ impl Shard {
             return Err(refused(Noun::Queue, &ask.name, detail));
         }
         self.check_queues(vhost, &ask.name)?;
+        if ask.name.starts_with(SERVER_NAMES) && Subject::queue(&ask.arguments) == QuorumQueue {
+            let detail = "Cannot declare a server-named queue for type rabbit_quorum_queue";
+            return Err(failed(Noun::Queue, &ask.name, detail.to_owned()));
+        }
         let id = self.create_queue(vhost, &ask, false)?;
         if ask.exclusive {
             if let Some(queue) = self.queues.get_mut(&id) {
@@ -180,6 +189,13 @@ impl Shard {
             };
             failed(Noun::Queue, name, detail)
         })?;
+        if let Some(argument) = Arguments::refused_argument(&ask.arguments) {
+            let (name, kind) = (&ask.name, arguments.type_name());
+            let detail = format!(
+                "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}' of queue type {kind}"
+            );
+            return Err(failed(Noun::Queue, name, detail));
+        }
         let refused = arguments.refused_property(ask.durable, ask.exclusive, ask.auto_delete);
         if let Some(property) = refused {
             let name = &ask.name;
@@ -339,6 +355,36 @@ impl Shard {
         }
         self.add_consumer(id, consumer);
         Ok(())
+    }
+
+    /// RabbitMQ's name of the queue's type.
+    pub fn type_name(&self, id: QueueId) -> &'static str {
+        let queue = self.queues.get(&id);
+        queue.map_or("", |queue| queue.arguments.type_name())
+    }
+
+    /// basic.get would go around the one consumer that is served alone; RabbitMQ minds on quorum
+    /// queues.
+    ///
+    /// # Errors
+    /// `Exclusive`.
+    pub fn check_get(&self, id: QueueId) -> Result<()> {
+        let Some(queue) = self.queues.get(&id) else {
+            return Ok(());
+        };
+        if !(queue.arguments.quorum && queue.arguments.single_active) {
+            return Ok(());
+        }
+        let (name, vhost) = (&queue.spec.name, &queue.spec.vhost);
+        let detail = format!(
+            "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get \
+             operations are not supported by quorum queues with single active consumer"
+        );
+        Err(Error::Exclusive {
+            noun: Noun::Queue,
+            name: name.to_string(),
+            detail,
+        })
     }
 
     /// Per-consumer prefetch for consumers started later on the channel.

@@ -289,6 +289,8 @@ pub struct Shard {
     merging: bool,
     /// Some vhost is traced.
     tracing: bool,
+    /// CC and BCC of the message that is being published, while it is.
+    copies: Vec<Vec<u8>>,
 }
 
 impl Shard {
@@ -330,6 +332,7 @@ impl Shard {
             merge: None,
             merging: false,
             tracing: false,
+            copies: Vec::new(),
         }
     }
 
@@ -455,12 +458,24 @@ impl Shard {
 /// Why an unacked message comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Return {
-    /// Its consumer gave it back.
+    /// Its consumer gave it back (basic.nack).
     Given,
+    /// Its consumer asked for it anew (basic.recover).
+    Recovered,
+    /// Its consumer failed with it (basic.reject).
+    Rejected,
     /// Its consumer was lost, or too slow.
     Lost,
     /// Its consumer left in peace.
     Left,
+}
+
+/// What a client says of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Ack,
+    Nack { requeue: bool },
+    Reject { requeue: bool },
 }
 
 /// What basic.get found.
@@ -527,7 +542,11 @@ fn counted(piece: &Piece, returns: u32) -> Piece {
         return piece.clone();
     };
     let headers = properties.headers.get_or_insert_with(Table::default);
-    headers.insert("x-delivery-count", amqp::field::Value::I64(returns.into()));
+    // RabbitMQ 4.3 tells apart how often a message failed and how often it was handed out; here
+    // both count every return, as the first did before.
+    for name in ["x-acquired-count", "x-delivery-count"] {
+        headers.insert(name, amqp::field::Value::I64(returns.into()));
+    }
     let mut block = Block::default();
     let raw = properties.encode();
     block.push_copy(&piece.block, index, piece.block.address(index), Some(&raw));

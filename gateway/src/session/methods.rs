@@ -3,7 +3,7 @@
 //! Keeps: an answer about something durable waits for the disk.
 //! In: `Session::events`.
 
-use store::topology::arguments::ConsumerArguments;
+use store::topology::arguments::{ConsumerArguments, STREAM_OFFSET};
 
 use super::*;
 
@@ -357,12 +357,7 @@ impl Session {
         self.may(Right::Read, Resource::Queue(&name), cause)?;
         let id = self.queue_id(&name, cause)?;
         let arguments = control::from_field_table(&m.arguments);
-        let asked = ConsumerArguments::parse(&arguments).map_err(|(argument, reason)| {
-            let vhost = &self.vhost;
-            let text =
-                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}");
-            Close::channel(406, text, cause)
-        })?;
+        let asked = self.consumer_arguments(id, &name, &arguments)?;
         {
             let mut shard = self.store.lock();
             let consumer = Consumer {
@@ -384,11 +379,35 @@ impl Session {
         Ok(())
     }
 
+    fn consumer_arguments(
+        &self,
+        id: QueueId,
+        queue: &str,
+        arguments: &Table,
+    ) -> Result<ConsumerArguments, Close> {
+        let vhost = &self.vhost;
+        let refused = |text| Close::channel(406, text, (60, 20));
+        if arguments.find(STREAM_OFFSET).is_some() {
+            let kind = self.store.lock().type_name(id);
+            return Err(refused(format!(
+                "invalid arg '{STREAM_OFFSET}' for queue '{queue}' in vhost '{vhost}' of queue type \
+                 {kind}"
+            )));
+        }
+        ConsumerArguments::parse(arguments).map_err(|(argument, reason)| {
+            refused(format!(
+                "invalid arg '{argument}' for queue '{queue}' in vhost '{vhost}': {reason}"
+            ))
+        })
+    }
+
     pub(super) async fn get(&mut self, ch: u16, m: basic::Get) -> Result<(), Close> {
         let cause = (60, 70);
         let name = self.queue_name(ch, m.queue.as_str(), cause)?;
         self.may(Right::Read, Resource::Queue(&name), cause)?;
         let id = self.queue_id(&name, cause)?;
+        let may = self.store.lock().check_get(id);
+        may.map_err(|error| reply::close(&error, cause))?;
         let frame_max = self.conn.frame_max();
         // A body on disk comes within a load or two; each try waits for a commit at least.
         for _ in 0..1000 {

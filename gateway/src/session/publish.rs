@@ -282,11 +282,8 @@ impl Session {
                     Err(error) => failed = Some(reply::close(&error, PUBLISH)),
                 }
             }
-            for (tag, multiple, requeue) in work.settles {
-                match requeue {
-                    None => shard.ack(key, tag, multiple),
-                    Some(requeue) => shard.nack(key, tag, multiple, requeue),
-                };
+            for (tag, multiple, verdict) in work.settles {
+                shard.conclude(key, (tag, multiple), verdict);
             }
         }
         for (block, parts) in unroutable {
@@ -313,38 +310,40 @@ impl Session {
             false => self.store.lock().ack_run(self.key(channel), first, count),
         };
         for tag in first + u64::from(done)..first + u64::from(count) {
-            if !self.settle(channel, (tag, false), None, 80) {
+            if !self.settle(channel, (tag, false), Verdict::Ack) {
                 return;
             }
         }
     }
 
-    /// Acks (`requeue` none), nacks and rejects; `method` is what to blame. False when that closed
-    /// the channel.
+    /// Acks, nacks and rejects. False when that closed the channel.
     pub(super) fn settle(
         &mut self,
         channel: u16,
         (tag, multiple): (u64, bool),
-        requeue: Option<bool>,
-        method: u16,
+        verdict: Verdict,
     ) -> bool {
         let key = self.key(channel);
         let known = {
             let mut shard = self.store.lock();
-            let known = match (self.tx.get_mut(&channel), requeue) {
-                (Some(tx), _) => {
+            let known = match self.tx.get_mut(&channel) {
+                Some(tx) => {
                     let known = shard.has_unacked(key, tag, multiple);
-                    tx.settles.push((tag, multiple, requeue));
+                    tx.settles.push((tag, multiple, verdict));
                     known
                 }
-                (None, None) => shard.ack(key, tag, multiple),
-                (None, Some(requeue)) => shard.nack(key, tag, multiple, requeue),
+                None => shard.conclude(key, (tag, multiple), verdict),
             };
             known || shard.is_late(key, tag)
         };
         let is_fine = known || multiple && tag == 0;
         if !is_fine {
             let text = format!("unknown delivery tag {tag}");
+            let method = match verdict {
+                Verdict::Ack => 80,
+                Verdict::Reject { .. } => 90,
+                Verdict::Nack { .. } => 120,
+            };
             self.close_channel(channel, &Close::channel(406, text, (60, method)));
         }
         is_fine

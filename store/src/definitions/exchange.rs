@@ -12,6 +12,7 @@ use crate::error::{Noun, Result};
 use crate::log::batch::DefinitionChange;
 use crate::model::*;
 use crate::shard::Shard;
+use crate::topology::duplicates::ALL_KEYS_MAX;
 use crate::topology::{Exchange, Target, delay};
 
 /// Exchanges that every vhost has: (name, type, internal).
@@ -104,6 +105,7 @@ impl Shard {
         };
         let mut exchange =
             Exchange::new(spec).map_err(|detail| failed(Noun::Exchange, name, detail))?;
+        self.check_keys(&exchange)?;
         exchange.alternate = self.effective_alternate(&exchange.spec);
         if ask.durable {
             let spec = exchange.spec.clone();
@@ -125,6 +127,28 @@ impl Shard {
             self.create_queue(vhost, &keeper, false)?;
         }
         Ok(ask.durable)
+    }
+
+    /// What exchanges remember of messages to know them again lies in memory, which has an end.
+    fn check_keys(&self, new: &Exchange) -> Result<()> {
+        if new.keys_max() == 0 {
+            return Ok(());
+        }
+        let all = self
+            .vhosts
+            .values()
+            .flat_map(|vhost| vhost.exchanges.values());
+        let taken: usize = all.map(Exchange::keys_max).sum();
+        let left = ALL_KEYS_MAX.saturating_sub(taken);
+        if new.keys_max() <= left {
+            return Ok(());
+        }
+        let (name, vhost) = (&new.spec.name, &new.spec.vhost);
+        let detail = format!(
+            "invalid arg 'x-cache-size' for exchange '{name}' in vhost '{vhost}': of the \
+             {ALL_KEYS_MAX} keys of a node {left} are left"
+        );
+        Err(failed(Noun::Exchange, name, detail))
     }
 
     /// Deletes; a missing exchange is no error.

@@ -8,18 +8,24 @@ use amqp::field::{Table, Value};
 use crate::access::Pattern;
 use crate::error::{Error, Noun, Result};
 use crate::model::{ApplyTo, PolicyKind, PolicySpec};
+use crate::topology::arguments::EXPIRY_MAX_MS;
 
 /// The form of a value.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     /// A whole number, no smaller than this.
     Number(i64),
+    /// Milliseconds, no fewer than this and not more than ten years.
+    Span(i64),
     Text,
     Words(&'static [&'static str]),
     Float,
     /// Accepted for RabbitMQ's sake, without effect.
     Any,
 }
+
+/// As for arguments.
+const SPAN_MAX: i64 = EXPIRY_MAX_MS as i64;
 
 /// Keys with which operators may bound what users ask for.
 const OPERATOR: &[&str] = &[
@@ -54,7 +60,7 @@ const KEYS: &[(&str, Form)] = &[
         Form::Words(&["disabled", "all", "failed", "returned"]),
     ),
     ("delivery-limit", Form::Number(-1)),
-    ("expires", Form::Number(1)),
+    ("expires", Form::Span(1)),
     ("federation-upstream", Form::Any),
     ("federation-upstream-pattern", Form::Any),
     ("federation-upstream-set", Form::Any),
@@ -72,7 +78,7 @@ const KEYS: &[(&str, Form)] = &[
     ("max-length", Form::Number(0)),
     ("max-length-bytes", Form::Number(0)),
     ("max-priority", Form::Number(0)),
-    ("message-ttl", Form::Number(0)),
+    ("message-ttl", Form::Span(0)),
     (
         "overflow",
         Form::Words(&["drop-head", "reject-publish", "reject-publish-dlx"]),
@@ -123,12 +129,32 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
             return Err(refused(spec, format!("'{key}' must be {expected}")));
         }
     }
+    delayed_retry(spec, &table)?;
     Ok(table)
+}
+
+/// RabbitMQ 4.3: a delay needs a least, and its most is no smaller.
+fn delayed_retry(spec: &PolicySpec, table: &Table) -> Result<()> {
+    let number = |key| table.find(key).and_then(Value::as_i64);
+    let (min, max) = (number("delayed-retry-min"), number("delayed-retry-max"));
+    let kind = table.find("delayed-retry-type").and_then(Value::as_text);
+    if min.is_none() && kind.is_some_and(|kind| kind != "disabled") {
+        let reason = "'delayed-retry-type' needs 'delayed-retry-min'";
+        return Err(refused(spec, reason));
+    }
+    if min.zip(max).is_some_and(|(min, max)| max < min) {
+        let reason = "'delayed-retry-max' must not be smaller than 'delayed-retry-min'";
+        return Err(refused(spec, reason));
+    }
+    Ok(())
 }
 
 fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
     let fits = match form {
         Form::Number(low) => value.as_i64().is_some_and(|n| n >= low),
+        Form::Span(low) => value
+            .as_i64()
+            .is_some_and(|n| (low..=SPAN_MAX).contains(&n)),
         Form::Text => value.as_text().is_some(),
         Form::Words(words) => value.as_text().is_some_and(|word| words.contains(&word)),
         Form::Float => value.as_i64().is_some() || matches!(value, Value::F64(_) | Value::F32(_)),
@@ -139,6 +165,7 @@ fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
     }
     Err(match form {
         Form::Number(low) => format!("a whole number, at least {low}"),
+        Form::Span(low) => format!("milliseconds, from {low} to {SPAN_MAX}"),
         Form::Text => "text".into(),
         Form::Words(words) => format!("one of {}", words.join(", ")),
         Form::Float | Form::Any => "a number".into(),
@@ -197,6 +224,18 @@ mod tests {
             (User, "ha-mode", Value::text("all"), ""),
             (User, "retry-jitter", Value::F64(0.5_f64.to_bits()), ""),
             (Operator, "overflow", Value::text("drop-head"), ""),
+            (
+                User,
+                "message-ttl",
+                Value::I64(315_360_000_001),
+                "policy 'p' in vhost '/': 'message-ttl' must be milliseconds, from 0 to 315360000000",
+            ),
+            (
+                User,
+                "delayed-retry-type",
+                Value::text("all"),
+                "policy 'p' in vhost '/': 'delayed-retry-type' needs 'delayed-retry-min'",
+            ),
             (
                 User,
                 "max-lenght",

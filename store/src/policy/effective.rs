@@ -1,8 +1,8 @@
 //! What holds for a queue: its own arguments, a policy and an operator policy laid over each other.
 //! Pure.
 //!
-//! Keeps: of two numbers the lower; otherwise an argument beats a policy, an operator policy beats
-//! a user's.
+//! Keeps: of two numbers the lower; otherwise an argument beats a policy, but for what quorum
+//! queues let a policy say; an operator policy beats a user's.
 //! In: `Shard`, for each declaration and each change of a policy.
 //! RabbitMQ: rabbit_policy:merge_operator_definitions, rabbit_amqqueue:args_policy_lookup.
 
@@ -18,14 +18,20 @@ const IGNORED: [&str; 6] = [
     "queue-master-locator",
 ];
 
+/// Words that on a quorum queue a policy says rather than an argument, as in RabbitMQ.
+const FIRST_ON_QUORUM: [&str; 3] = ["overflow", "dead-letter-strategy", "delayed-retry-type"];
+
 /// The arguments that hold, named as in a declaration (`x-max-length`).
 pub fn effective(declared: &Table, policy: Option<&Table>, operator: Option<&Table>) -> Table {
     let mut out = declared.clone();
-    let given = merged(policy, operator);
-    for (key, value) in given {
+    let kind = declared.find("x-queue-type").and_then(Value::as_text);
+    let is_quorum = kind == Some("quorum");
+    for (key, value) in merged(policy, operator) {
+        let wins = is_quorum && FIRST_ON_QUORUM.contains(&&*key);
         let key = format!("x-{key}");
         let found = out.0.iter_mut().find(|(name, _)| name == key.as_bytes());
         match found {
+            Some((_, own)) if wins => *own = value,
             Some((_, own)) => {
                 if let Some(lower) = lower(own, &value) {
                     *own = lower;
@@ -103,6 +109,19 @@ mod tests {
             let operator = one(operator, "delivery-limit");
             let found = effective(&declared, policy.as_ref(), operator.as_ref());
             assert_eq!(found.find("x-delivery-limit"), expected.as_ref());
+        }
+    }
+
+    #[test]
+    fn on_a_quorum_queue_a_policy_says_what_overflows() {
+        let policy = table(&[("overflow", Value::text("reject-publish"))]);
+        for (kind, expected) in [("quorum", "reject-publish"), ("classic", "drop-head")] {
+            let own = table(&[
+                ("x-queue-type", Value::text(kind)),
+                ("x-overflow", Value::text("drop-head")),
+            ]);
+            let found = effective(&own, Some(&policy), None);
+            assert_eq!(found.find("x-overflow"), Some(&Value::text(expected)));
         }
     }
 

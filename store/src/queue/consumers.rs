@@ -1,7 +1,8 @@
 //! Who gets the next message: consumers of one queue, their credit and their turn. Pure.
 //!
 //! Keeps: equal turns among consumers with credit; an exclusive consumer is alone; where one alone
-//! is served, it stays until it leaves.
+//! is served, it stays until it leaves, or, in a quorum queue, until one of a higher priority is
+//! there and all it has is settled.
 //! In: `shard` asks whose turn it is and books what was handed out.
 
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct Consumers {
     turn: usize,
     /// Only one is served, until it leaves.
     single: bool,
+    /// The one that is served makes way for a higher priority.
+    yields: bool,
     active: Option<(ChannelKey, Arc<[u8]>)>,
 }
 
@@ -54,9 +57,11 @@ impl Consumers {
         self.list.is_empty()
     }
 
-    /// Whether one alone is served (`x-single-active-consumer`).
-    pub fn be_single(&mut self, single: bool) {
+    /// Whether one alone is served (`x-single-active-consumer`), and whether it makes way for a
+    /// higher priority: RabbitMQ's quorum queues do so since 4.0, its classic queues do not.
+    pub fn be_single(&mut self, single: bool, yields: bool) {
         self.single = single;
+        self.yields = yields;
         if !single {
             self.active = None;
         }
@@ -71,6 +76,9 @@ impl Consumers {
     }
 
     pub fn add(&mut self, consumer: Consumer) {
+        if self.single && self.active.is_none() {
+            self.active = Some((consumer.key, consumer.tag.clone()));
+        }
         let at = self
             .list
             .partition_point(|known| known.priority >= consumer.priority);
@@ -83,7 +91,10 @@ impl Consumers {
             .retain(|consumer| consumer.key != key || &*consumer.tag != tag);
         self.turn = 0;
         let gone = |(active, its): &(ChannelKey, Arc<[u8]>)| *active == key && **its == *tag;
-        self.active.take_if(|active| gone(active));
+        if self.active.as_ref().is_some_and(gone) {
+            let next = self.list.first();
+            self.active = next.map(|next| (next.key, next.tag.clone()));
+        }
         before != self.list.len()
     }
 
@@ -123,14 +134,22 @@ impl Consumers {
         Some((&mut self.list[at], count))
     }
 
-    /// The active one, chosen among the highest priority by who came first; RabbitMQ 4.0 prefers a
-    /// higher priority also when the active one leaves.
+    /// The active one: the first who came; after it the first of the highest priority. One that is
+    /// to make way gets no more; the other's turn comes when what it has is settled.
     fn next_active(&mut self, can: impl Fn(&Consumer) -> bool) -> Option<(&mut Consumer, usize)> {
-        if self.active.is_none() {
+        let (mut key, mut tag) = self.active.clone()?;
+        if self.yields {
             let first = self.list.first()?;
-            self.active = Some((first.key, first.tag.clone()));
+            let is_active = |known: &&Consumer| known.key == key && known.tag == tag;
+            let active = self.list.iter().find(is_active)?;
+            if first.priority > active.priority {
+                if active.unacked > 0 {
+                    return None;
+                }
+                (key, tag) = (first.key, first.tag.clone());
+                self.active = Some((key, tag.clone()));
+            }
         }
-        let (key, tag) = self.active.clone()?;
         let active = self.find(key, &tag)?;
         (active.credit() > 0 && can(active)).then_some((active, 1))
     }
@@ -165,7 +184,7 @@ mod tests {
     #[test]
     fn a_single_active_consumer_stays_until_it_leaves() {
         let mut consumers = Consumers::default();
-        consumers.be_single(true);
+        consumers.be_single(true, false);
         consumers.add(consumer("a", 0));
         assert_eq!(next(&mut consumers).as_deref(), Some("a"));
         consumers.add(consumer("b", 0));
@@ -180,5 +199,34 @@ mod tests {
         assert_eq!(next(&mut consumers).as_deref(), Some("c"));
         consumers.remove(key, b"c");
         assert_eq!(next(&mut consumers).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn one_that_makes_way_does_so_when_its_messages_are_settled() {
+        let mut consumers = Consumers::default();
+        consumers.be_single(true, true);
+        let key = consumer("a", 0).key;
+        for tag in ["a", "a2"] {
+            consumers.add(Consumer {
+                prefetch: 2,
+                ..consumer(tag, 0)
+            });
+        }
+        assert_eq!(next(&mut consumers).as_deref(), Some("a"));
+        consumers.add(consumer("high", 1));
+        assert_eq!(next(&mut consumers), None, "a has room, but makes way");
+        consumers.remove(key, b"high");
+        assert_eq!(
+            next(&mut consumers).as_deref(),
+            Some("a"),
+            "nobody is waited for"
+        );
+        consumers.add(consumer("higher", 2));
+        assert_eq!(next(&mut consumers), None);
+        consumers.find(key, b"a").expect("still there").unacked = 0;
+        assert_eq!(next(&mut consumers).as_deref(), Some("higher"));
+        consumers.find(key, b"higher").expect("there").unacked = 0;
+        consumers.add(consumer("same", 2));
+        assert_eq!(next(&mut consumers).as_deref(), Some("higher"));
     }
 }

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use amqp::content::{Block, Entry};
+use amqp::properties;
 use foldhash::fast::RandomState;
 
 use crate::model::{Micros, SegmentId, Seq};
@@ -87,6 +88,27 @@ impl Piece {
     /// Block index of the message `offset` after the first.
     pub fn index(&self, offset: u32) -> usize {
         (self.from + offset) as usize
+    }
+
+    /// How many messages from the front on come before one that has expired by its own word; the
+    /// first one is not asked.
+    pub fn live(&self, now: Micros) -> u32 {
+        if !self.expiring {
+            return self.count;
+        }
+        let over = |&offset: &u32| {
+            let flags = self.entry(offset).flags;
+            flags & Entry::HAS_EXPIRATION != 0
+                && self.expires_at(offset).is_some_and(|at| at <= now)
+        };
+        (1..self.count).find(over).unwrap_or(self.count)
+    }
+
+    /// When a message expires by its own word.
+    fn expires_at(&self, offset: u32) -> Option<Micros> {
+        let text = properties::expiration(self.block.properties(self.index(offset)))?;
+        let ms: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+        Some(self.at.saturating_add(ms.saturating_mul(1000)))
     }
 
     pub fn entry(&self, offset: u32) -> &Entry {

@@ -157,7 +157,7 @@ struct World {
 }
 
 fn message(id: u64, persistent: bool, priority: u8) -> (Vec<u8>, Vec<u8>) {
-    let properties = amqp::properties::Properties {
+    let properties = properties::Properties {
         delivery_mode: persistent.then_some(2),
         priority: Some(priority),
         ..Default::default()

@@ -38,11 +38,22 @@ enum Look {
 
 impl Log {
     /// The next ready messages, at most `max`, as one run. Moves them to unacked.
+    #[cfg(test)]
     pub fn take(&mut self, max: u32) -> Take {
+        self.take_live(max, Micros::MIN)
+    }
+
+    /// The same, up to one that has expired by now: that one must become the head to end.
+    pub fn take_live(&mut self, max: u32, now: Micros) -> Take {
         let taken = match self.lanes {
             Some(_) => self.take_by_key(max),
             None => {
-                let found = self.look(max, true);
+                let mut found = self.look(max, true);
+                if let Look::Found { piece, .. } = &mut found
+                    && piece.expiring
+                {
+                    *piece = piece.slice(0, piece.live(now));
+                }
                 self.take_found(found)
             }
         };

@@ -1,7 +1,7 @@
 //! Queues that take a message once: what has the key of one that is still there is dropped. Pure.
 //!
-//! Keeps: one key for each message that is in the queue and has one; in memory, so that a restart
-//! forgets the keys of messages that it keeps.
+//! Keeps: one key for each message that is in the queue and has one, of so many at most that the
+//! oldest are forgotten; in memory, so that a restart forgets the keys of messages that it keeps.
 //! In: `shard`, where a queue has the argument `x-message-deduplication`.
 //! Source: the plug-in `rabbitmq_message_deduplication`; unlike there a duplicate is confirmed.
 
@@ -18,6 +18,8 @@ use crate::topology::duplicates::{HEADER, Key, TTL, key, positive};
 const ARGUMENT: &str = "x-message-deduplication";
 /// Keys that are kept before those of gone messages are looked for.
 const SWEEP_MIN: usize = 1024;
+/// Keys of one queue, at most: about 64 MB.
+const KEYS_MAX: usize = 1_000_000;
 
 /// The keys of one queue.
 pub struct Unique {
@@ -70,9 +72,20 @@ impl Unique {
         if self.keys.len() > self.sweep_at {
             self.keys
                 .retain(|_, (seq, until)| *until > now && is_there(*seq));
-            self.sweep_at = SWEEP_MIN.max(self.keys.len() * 2);
+            if self.keys.len() >= KEYS_MAX {
+                self.forget_oldest();
+            }
+            self.sweep_at = (self.keys.len() * 2).clamp(SWEEP_MIN, KEYS_MAX);
         }
         true
+    }
+
+    /// Half of the keys go, so that this is seldom.
+    fn forget_oldest(&mut self) {
+        let mut seqs: Vec<Seq> = self.keys.values().map(|&(seq, _)| seq).collect();
+        let middle = seqs.len() / 2;
+        let (_, &mut middle, _) = seqs.select_nth_unstable(middle);
+        self.keys.retain(|_, (seq, _)| *seq > middle);
     }
 }
 
@@ -110,5 +123,21 @@ mod tests {
             assert!(unique.admit((&message(number), 0), 10, 0, |_| false));
         }
         assert!(unique.keys.len() <= SWEEP_MIN + 1, "gone ones are swept");
+    }
+
+    #[test]
+    fn a_long_queue_remembers_its_newest_keys() {
+        let mut arguments = Table::default();
+        arguments.insert(ARGUMENT, Value::Bool(true));
+        let mut unique = Unique::of(&arguments.encode()).expect("asked");
+        for number in 0..KEYS_MAX as i64 {
+            let key = key(&Value::I64(-1 - number));
+            unique.keys.insert(key, (number as Seq, Micros::MAX));
+        }
+        unique.sweep_at = KEYS_MAX;
+        let seq = KEYS_MAX as Seq;
+        assert!(unique.admit((&message(1), 0), seq, 0, |_| true));
+        assert!(unique.keys.len() <= KEYS_MAX / 2 + 1);
+        assert!(!unique.admit((&message(1), 0), seq + 1, 0, |_| true));
     }
 }

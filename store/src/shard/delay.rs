@@ -1,7 +1,8 @@
 //! Messages that an `x-delayed-message` exchange holds back.
 //!
 //! Keeps: each waits in a row of the exchange's own queue, so that a restart does not lose it; when
-//! its time has come it moves on to the queues that the exchange then leads to, in one commit.
+//! its time has come it moves on to the queues that the exchange then leads to, in one commit. BCC
+//! waits along, and goes before anybody sees the message.
 //! In: `append_all` and `hold` put messages here; `pump` sends them on.
 
 use super::*;
@@ -20,7 +21,7 @@ impl Shard {
             return;
         };
         for index in first as usize..(first + count) as usize {
-            let Some((ms, raw)) = delay::take_span(block, index) else {
+            let Some((ms, raw)) = delay::take_span(block, index, &self.copies) else {
                 continue;
             };
             let due_at = later(now, ms);
@@ -64,13 +65,23 @@ impl Shard {
             };
             let moment = self.moment();
             let index = piece.index(0);
-            let copies = copies::of_stored(&piece.block, index);
-            let message = Message::new(&piece.block, index, &copies, moment).undelayed();
+            let copies = copies::of(piece.block.properties(index)).ok().flatten();
+            let (keys, seen) =
+                copies.map_or_else(Default::default, |copies| (copies.keys, copies.properties));
+            let message = Message::new(&piece.block, index, &keys, moment).undelayed();
             let names = self.vhosts.get_mut(&vhost);
             match names.and_then(|names| names.look(&exchange, &message)) {
                 Some(queues) if !queues.as_slice().is_empty() => {
-                    let part = (index as u32, 1);
-                    self.append_all(queues.as_slice(), None, &piece.block, part, 0);
+                    let (block, part) = match seen {
+                        Some(raw) => {
+                            let mut block = Block::default();
+                            let address = piece.block.address(index);
+                            block.push_copy(&piece.block, index, address, Some(&raw));
+                            (Arc::new(block), (0, 1))
+                        }
+                        None => (piece.block.clone(), (index as u32, 1)),
+                    };
+                    self.append_all(queues.as_slice(), None, &block, part, 0);
                 }
                 _ => self.counters.unroutable += 1,
             }

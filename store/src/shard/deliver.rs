@@ -141,7 +141,11 @@ impl Shard {
             } else {
                 fair.min(consumer.credit()).min(left).min(allowed)
             };
-            let (piece, redelivered, own) = match queue.log.take(max) {
+            let now = match queue.log.may_expire() {
+                true => clock::now(),
+                false => Micros::MIN,
+            };
+            let (piece, redelivered, own) = match queue.log.take_live(max, now) {
                 Take::Run {
                     piece,
                     redelivered,
@@ -300,7 +304,7 @@ impl Shard {
             if queue.spec.paused || queue.allowed_now() == 0 {
                 return Got::Empty;
             }
-            let taken = queue.log.take(1);
+            let taken = queue.log.take_live(1, Micros::MIN);
             let Take::Run { piece, .. } = &taken else {
                 break taken;
             };

@@ -18,7 +18,7 @@ impl Shard {
         log.count_bodies(arguments.max_length_bytes.is_some());
         let saved_head = log.head();
         let mut consumers = Consumers::default();
-        consumers.be_single(arguments.single_active);
+        consumers.be_single(arguments.single_active, arguments.quorum);
         if !spec.durable {
             // Nothing of it survives a restart, so nothing must be marked before it is handed out.
             log.handed = Seq::MAX;

@@ -161,7 +161,11 @@ impl Shard {
         }
         if !queues.as_slice().is_empty() {
             let (queues, part) = (queues.as_slice(), (run.first, run.count));
-            return self.append_all(queues, run.channel, run.block, part, run.confirm);
+            if !run.copies.is_empty() {
+                self.copies = run.copies.to_vec();
+            }
+            self.append_all(queues, run.channel, run.block, part, run.confirm);
+            return self.copies.clear();
         }
         if let Queues::Dropped = queues {
             self.counters.deduplicated += u64::from(run.count);

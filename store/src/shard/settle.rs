@@ -6,6 +6,23 @@
 use super::*;
 
 impl Shard {
+    /// What a client says of a delivery, or with `multiple` of all up to it. False: the tag is not
+    /// known on this channel.
+    pub fn conclude(
+        &mut self,
+        key: ChannelKey,
+        (tag, multiple): (u64, bool),
+        verdict: Verdict,
+    ) -> bool {
+        match verdict {
+            Verdict::Ack => self.ack(key, tag, multiple),
+            Verdict::Nack { requeue } => self.nack(key, tag, multiple, requeue),
+            Verdict::Reject { requeue } => {
+                self.take_back(key, (tag, false), requeue, Return::Rejected)
+            }
+        }
+    }
+
     /// Acknowledges. False: the tag is not known on this channel.
     pub fn ack(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
         let Some(runs) = self.take_unacked(key, tag, multiple) else {
@@ -40,14 +57,24 @@ impl Shard {
         }
     }
 
-    /// basic.nack and basic.reject. False: the tag is not known on this channel.
+    /// basic.nack. False: the tag is not known on this channel.
     pub fn nack(&mut self, key: ChannelKey, tag: u64, multiple: bool, requeue: bool) -> bool {
+        self.take_back(key, (tag, multiple), requeue, Return::Given)
+    }
+
+    fn take_back(
+        &mut self,
+        key: ChannelKey,
+        (tag, multiple): (u64, bool),
+        requeue: bool,
+        why: Return,
+    ) -> bool {
         let Some(runs) = self.take_unacked(key, tag, multiple) else {
             return false;
         };
         for run in runs {
             if requeue {
-                self.give_back(&run, run.seq, run.count, Return::Given);
+                self.give_back(&run, run.seq, run.count, why);
             } else {
                 self.fail(&run, "rejected");
             }
@@ -62,7 +89,7 @@ impl Shard {
         if let Some(runs) = self.take_unacked(key, 0, true) {
             let queues: Vec<QueueId> = runs.iter().map(|run| run.queue).collect();
             for run in runs {
-                self.give_back(&run, run.seq, run.count, Return::Left);
+                self.give_back(&run, run.seq, run.count, Return::Recovered);
                 self.credit(key, &run);
             }
             queues.into_iter().for_each(|queue| self.pump(queue));
@@ -137,7 +164,7 @@ impl Shard {
             return;
         };
         let (work, counts) = (queue.arguments.work.is_some(), queue.arguments.counts);
-        if work && why != Return::Left {
+        if work && !matches!(why, Return::Left | Return::Recovered) {
             (seq..seq + u64::from(count)).for_each(|seq| self.return_to_work(run, seq));
         } else if counts && !work {
             (seq..seq + u64::from(count)).for_each(|seq| self.return_counted(run, seq, why));
@@ -181,8 +208,8 @@ impl Shard {
         let asked = &queue.arguments;
         let too_many = asked.delivery_limit.is_some_and(|limit| returns > limit);
         let delay = asked.delayed_retry.filter(|delays| match why {
-            Return::Given => delays.returned || delays.failed,
-            Return::Lost => delays.failed,
+            Return::Given | Return::Recovered => delays.returned,
+            Return::Rejected | Return::Lost => delays.failed,
             Return::Left => false,
         });
         let content = run.own.clone().or_else(|| queue.log.content(seq));

@@ -54,9 +54,9 @@ pub struct Partition {
 /// How long messages that come back stay away (RabbitMQ 4.3's `x-delayed-retry-…`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayedRetry {
-    /// Those whose consumer was lost or too slow.
+    /// Those that their consumer rejected, and those whose consumer was lost.
     pub failed: bool,
-    /// Those that their consumer gave back.
+    /// Those that their consumer gave back (basic.nack, basic.recover).
     pub returned: bool,
     pub min_ms: u64,
     pub max_ms: u64,
@@ -92,6 +92,9 @@ pub struct Arguments {
     pub rate_limit: Option<f64>,
 }
 
+/// Neither TTL nor expiry is longer: ten years, ms, as in RabbitMQ.
+pub const EXPIRY_MAX_MS: u64 = 315_360_000_000;
+
 /// The arguments RabbitMQ compares when a queue is declared again.
 pub const COMPARED: [&str; 11] = [
     "x-queue-type",
@@ -104,17 +107,20 @@ pub const COMPARED: [&str; 11] = [
     "x-overflow",
     "x-max-priority",
     "x-single-active-consumer",
-    "x-queue-mode",
+    "x-delivery-limit",
 ];
 
-/// Numbers that must not be negative, and mean nothing here.
-const IGNORED: [&str; 5] = [
-    "x-max-in-memory-length",
-    "x-max-in-memory-bytes",
-    "x-quorum-initial-group-size",
-    "x-initial-cluster-size",
-    "x-consumer-disconnected-timeout",
+/// Numbers that mean nothing here, and the least that they may be.
+const IGNORED: [(&str, i64); 5] = [
+    ("x-max-in-memory-length", 0),
+    ("x-max-in-memory-bytes", 0),
+    ("x-quorum-initial-group-size", 1),
+    ("x-initial-cluster-size", 1),
+    ("x-consumer-disconnected-timeout", 0),
 ];
+
+/// What only a stream can have: to take it would promise what no queue does.
+const OF_STREAMS: [&str; 2] = ["x-max-age", "x-stream-max-segment-size-bytes"];
 
 /// An argument and what is wrong with it, as RabbitMQ prints it.
 type Invalid = (String, String);
@@ -135,7 +141,20 @@ impl Asked<'_> {
     fn signed(&self, name: &str) -> Result<Option<i64>, Invalid> {
         match self.0.find(name) {
             None => Ok(None),
-            Some(value) => value.as_i64().map(Some).ok_or_else(|| wrong(name, value)),
+            Some(value) => value.as_i64().map(Some).ok_or_else(|| {
+                let kind = kind_of(value);
+                (name.to_owned(), format!("\"expected integer, got {kind}\""))
+            }),
+        }
+    }
+
+    /// A span in ms.
+    fn span(&self, name: &str, low: i64) -> Result<Option<u64>, Invalid> {
+        match self.number(name, low)? {
+            Some(ms) if ms > EXPIRY_MAX_MS => {
+                Err((name.to_owned(), format!("{{value_too_large,{ms}}}")))
+            }
+            span => Ok(span),
         }
     }
 
@@ -177,9 +196,17 @@ impl Asked<'_> {
             None => Ok(None),
             Some(value) => match value.as_text() {
                 Some(text) => Ok(Some(text.to_owned())),
-                None => Err((name.to_owned(), format!("type {}", kind_of(value)))),
+                None => Err(wrong(name, value)),
             },
         }
+    }
+
+    /// The name of an exchange, whose type RabbitMQ checks in other words.
+    fn exchange(&self, name: &str) -> Result<Option<String>, Invalid> {
+        self.text(name).map_err(|(name, _)| {
+            let kind = self.0.find(&name).map_or("void", kind_of);
+            (name, format!("type {kind}"))
+        })
     }
 
     /// A text that is one of these words; `what` names another.
@@ -255,9 +282,9 @@ impl Arguments {
         let limit = asked.signed("x-delivery-limit")?;
         let delayed_retry = Self::delayed_retry(&asked)?;
         let out = Self {
-            message_ttl_ms: asked.number("x-message-ttl", 0)?,
-            expires_ms: asked.number("x-expires", 1)?,
-            dead_letter_exchange: asked.text("x-dead-letter-exchange")?,
+            message_ttl_ms: asked.span("x-message-ttl", 0)?,
+            expires_ms: asked.span("x-expires", 1)?,
+            dead_letter_exchange: asked.exchange("x-dead-letter-exchange")?,
             dead_letter_key: asked.text("x-dead-letter-routing-key")?,
             max_length: asked.number("x-max-length", 0)?,
             max_length_bytes: asked.number("x-max-length-bytes", 0)?,
@@ -302,10 +329,12 @@ impl Arguments {
 
     /// What is accepted for RabbitMQ's sake: it must make sense there.
     fn check_ignored(asked: &Asked<'_>) -> Result<(), Invalid> {
-        for name in IGNORED {
-            asked.number(name, 0)?;
+        for (name, low) in IGNORED {
+            asked.number(name, low)?;
         }
-        asked.word("x-queue-mode", &["default", "lazy"], "invalid_queue_mode")?;
+        let locators = ["client-local", "balanced", "least-leaders", "random"];
+        let what = "invalid_queue_locator_arg";
+        asked.word("x-queue-leader-locator", &locators, what)?;
         let strategies = ["at-most-once", "at-least-once"];
         asked.word(
             "x-dead-letter-strategy",
@@ -314,7 +343,10 @@ impl Arguments {
         )?;
         match asked.number("x-queue-version", 0)? {
             None | Some(1 | 2) => Ok(()),
-            Some(_) => Err(("x-queue-version".into(), "invalid_queue_version".into())),
+            Some(version) => Err((
+                "x-queue-version".into(),
+                format!("\"unsupported queue version '{version}'\""),
+            )),
         }
     }
 
@@ -326,13 +358,28 @@ impl Arguments {
         let max_ms = asked.number("x-delayed-retry-max", 0)?;
         Ok(match kind {
             None | Some("disabled") => None,
-            Some(kind) => min_ms.map(|min_ms| DelayedRetry {
+            Some(kind) => min_ms.filter(|ms| *ms > 0).map(|min_ms| DelayedRetry {
                 failed: kind != "returned",
                 returned: kind != "failed",
                 min_ms,
-                max_ms: max_ms.unwrap_or(u64::MAX),
+                // Without a most the delay does not grow.
+                max_ms: max_ms.unwrap_or(min_ms),
             }),
         })
+    }
+
+    /// What RabbitMQ's texts call the type.
+    pub fn type_name(&self) -> &'static str {
+        match self.quorum {
+            true => "rabbit_quorum_queue",
+            false => "rabbit_classic_queue",
+        }
+    }
+
+    /// An argument of a declaration that only a stream can have.
+    pub fn refused_argument(table: &Table) -> Option<&'static str> {
+        let asks = |name: &&&str| table.find(name).is_some();
+        OF_STREAMS.iter().find(asks).copied()
     }
 
     /// The property of a declaration that a quorum queue cannot have, as RabbitMQ calls it.
@@ -374,6 +421,9 @@ impl Arguments {
     }
 }
 
+/// What only a consumer of a stream can ask for.
+pub const STREAM_OFFSET: &str = "x-stream-offset";
+
 /// What basic.consume's arguments ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConsumerArguments {
@@ -410,16 +460,33 @@ mod tests {
         for (name, value, why) in [
             ("x-expires", Value::I32(0), "{value_zero,0}"),
             ("x-message-ttl", Value::I64(-1), "{value_negative,-1}"),
-            ("x-message-ttl", text("1"), "{unacceptable_type,longstr}"),
+            (
+                "x-message-ttl",
+                text("1"),
+                "\"expected integer, got longstr\"",
+            ),
+            (
+                "x-message-ttl",
+                Value::I64(315_360_000_001),
+                "{value_too_large,315360000001}",
+            ),
             (
                 "x-max-length",
                 Value::Bool(true),
-                "{unacceptable_type,bool}",
+                "\"expected integer, got bool\"",
             ),
             ("x-overflow", text("spill"), "invalid_overflow"),
             ("x-overflow", Value::I32(1), "{unacceptable_type,signedint}"),
-            ("x-queue-mode", text("idle"), "invalid_queue_mode"),
-            ("x-queue-version", Value::I32(3), "invalid_queue_version"),
+            (
+                "x-queue-version",
+                Value::I32(3),
+                "\"unsupported queue version '3'\"",
+            ),
+            (
+                "x-queue-leader-locator",
+                text("here"),
+                "invalid_queue_locator_arg",
+            ),
             (
                 "x-max-priority",
                 Value::I32(256),
@@ -435,12 +502,16 @@ mod tests {
                 text("twice"),
                 "invalid_dlx_strategy",
             ),
-            ("x-delivery-limit", text("1"), "{unacceptable_type,longstr}"),
+            (
+                "x-delivery-limit",
+                text("1"),
+                "\"expected integer, got longstr\"",
+            ),
             ("x-consumer-timeout", Value::I32(-5), "{value_negative,-5}"),
             (
                 "x-quorum-initial-group-size",
-                Value::I32(-1),
-                "{value_negative,-1}",
+                Value::I32(0),
+                "{value_zero,0}",
             ),
             (
                 "x-delayed-retry-type",

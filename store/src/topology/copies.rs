@@ -65,6 +65,16 @@ pub fn in_headers(headers: &Table) -> Vec<Vec<u8>> {
     headers.find(CC).and_then(texts).unwrap_or_default()
 }
 
+/// Puts those of `keys` that are not in CC back into BCC, for a message that is not seen yet.
+pub fn hide(headers: &mut Table, keys: &[Vec<u8>]) {
+    let open = in_headers(headers);
+    let hidden = keys.iter().filter(|key| !open.contains(key));
+    let hidden: Vec<Value> = hidden.cloned().map(Value::LongStr).collect();
+    if !hidden.is_empty() {
+        headers.insert(BCC, Value::Array(hidden));
+    }
+}
+
 /// A message that goes on under a key of its queue is copied to nobody.
 pub fn forget(headers: &mut Table) {
     headers.remove(CC);
@@ -112,9 +122,14 @@ mod tests {
         let found = asked(&[("CC", list(&["x"])), ("BCC", list(&["z"]))]);
         let found = found.expect("sound").expect("asked");
         assert_eq!(found.keys, [b"x".to_vec(), b"z".to_vec()]);
-        let left = Properties::parse(&found.properties.expect("changed")).expect("sound");
+        let left = found.properties.as_deref().expect("changed");
+        let left = Properties::parse(left).expect("sound");
         assert_eq!(left.header("CC"), Some(&list(&["x"])));
         assert_eq!((left.header("BCC"), left.priority), (None, Some(1)));
+        let mut headers = Table::default();
+        headers.insert("CC", list(&["x"]));
+        hide(&mut headers, &found.keys);
+        assert_eq!(headers.find("BCC"), Some(&list(&["z"])));
         let refused = asked(&[("BCC", Value::text("z"))]);
         let text = "invalid message: {unacceptable_type_in_header,\"BCC\",longstr}";
         assert_eq!(refused, Err(text.to_owned()));

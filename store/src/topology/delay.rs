@@ -10,7 +10,7 @@ use amqp::content::Block;
 use amqp::field::{Table, Value};
 use amqp::properties::{self, Properties};
 
-use super::Exchange;
+use super::{Exchange, copies};
 use crate::model::QueueId;
 
 /// The exchange type.
@@ -61,8 +61,8 @@ pub(super) fn span_ms(headers: &Table) -> Option<u64> {
 }
 
 /// How long the message waits, ms, and its properties for afterwards: the delay is negated, so
-/// that no exchange behind delays it again.
-pub fn take_span(block: &Block, index: usize) -> Option<(u64, Vec<u8>)> {
+/// that no exchange behind delays it again; BCC is back, for when it goes on.
+pub fn take_span(block: &Block, index: usize, keys: &[Vec<u8>]) -> Option<(u64, Vec<u8>)> {
     let raw = block.properties(index);
     properties::headers(raw)?;
     let mut parsed = Properties::parse(raw).ok()?;
@@ -73,6 +73,7 @@ pub fn take_span(block: &Block, index: usize) -> Option<(u64, Vec<u8>)> {
         Err(_) => Value::I64(i64::try_from(ms).map_or(i64::MIN, |ms| -ms)),
     };
     headers.insert(HEADER, negated);
+    copies::hide(headers, keys);
     Some((ms, parsed.encode()))
 }
 
@@ -91,7 +92,7 @@ mod tests {
         };
         let mut block = Block::default();
         block.push(&Address::new(b"x", b"k"), &properties.encode(), b"");
-        let (ms, raw) = take_span(&block, 0)?;
+        let (ms, raw) = take_span(&block, 0, &[])?;
         let after = Properties::parse(&raw).expect("just encoded");
         Some((ms, after.header(HEADER)?.clone()))
     }

@@ -19,6 +19,8 @@ const SIZE: &str = "x-cache-size";
 pub(crate) const TTL: &str = "x-cache-ttl";
 /// Keys of one exchange, at most, whatever it asks for: about 64 MB.
 const KEYS_MAX: usize = 1_000_000;
+/// Keys of all exchanges of a node, at most: about 256 MB. A declaration beyond is refused.
+pub(crate) const ALL_KEYS_MAX: usize = 4 * KEYS_MAX;
 
 /// A value, as its hash.
 pub(crate) type Key = [u8; 16];
@@ -55,6 +57,11 @@ impl Seen {
             until: HashMap::default(),
             order: VecDeque::new(),
         })
+    }
+
+    /// How many keys it may come to have.
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     /// True when a message with the same key came before and still counts; otherwise this one

@@ -141,6 +141,11 @@ impl Exchange {
             .map_or_else(Vec::new, History::messages)
     }
 
+    /// How many keys of messages it may come to remember.
+    pub fn keys_max(&self) -> usize {
+        self.seen.as_ref().map_or(0, Seen::size)
+    }
+
     /// True when it keeps delayed messages, in a queue of its own.
     pub fn delays(&self) -> bool {
         self.delay.is_some()
