@@ -259,6 +259,7 @@ impl Shard {
         let arguments = self.effective_arguments(&spec, &table);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.arguments = arguments;
+            self.works = true;
         }
         if spec.durable {
             self.pending

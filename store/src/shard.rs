@@ -24,12 +24,13 @@ use crate::model::*;
 use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
-use crate::rules::dead_letter::{self, Reason};
+use crate::rules::attempt::{self, Failure, Fault};
+use crate::rules::dead_letter::{self, Attempts, Reason};
 use crate::rules::rate::Rate;
 use crate::rules::retry;
 use crate::rules::unique::Unique;
 use crate::topology::Vhost;
-use crate::topology::arguments::Arguments;
+use crate::topology::arguments::{Arguments, Work};
 
 mod commit;
 mod delay;
@@ -201,6 +202,8 @@ pub(crate) struct Queue {
     rate: Rate,
     /// The rate allowed no more: time lets it go on.
     throttled: bool,
+    /// Failed attempts that the messages' headers do not have yet, as they came back at once.
+    failures: HashMap<Seq, Vec<Failure>, RandomState>,
 }
 
 struct Ticket {
@@ -289,6 +292,8 @@ pub struct Shard {
     merging: bool,
     /// Some vhost is traced.
     tracing: bool,
+    /// There is, or was, a work queue.
+    pub(crate) works: bool,
     /// CC and BCC of the message that is being published, while it is.
     copies: Vec<Vec<u8>>,
 }
@@ -332,6 +337,7 @@ impl Shard {
             merge: None,
             merging: false,
             tracing: false,
+            works: false,
             copies: Vec::new(),
         }
     }
@@ -464,8 +470,10 @@ pub(crate) enum Return {
     Recovered,
     /// Its consumer failed with it (basic.reject).
     Rejected,
-    /// Its consumer was lost, or too slow.
+    /// Its consumer was lost.
     Lost,
+    /// Its lease ended.
+    Late,
     /// Its consumer left in peace.
     Left,
 }
@@ -557,11 +565,26 @@ fn counted(piece: &Piece, returns: u32) -> Piece {
     }
 }
 
-fn attempt_properties(raw: &[u8], attempt: u32) -> Vec<u8> {
+/// The message with what a work queue tells of its attempts.
+fn numbered(piece: &Piece, attempt: u32, retry_limit: u32, failures: &[Failure]) -> Piece {
+    let index = piece.index(0);
+    let raw = piece.block.properties(index);
+    let raw = attempt_properties(raw, attempt, retry_limit, failures);
+    let mut block = Block::default();
+    block.push_copy(&piece.block, index, piece.block.address(index), Some(&raw));
+    Piece {
+        block: Arc::new(block),
+        from: 0,
+        ..piece.clone()
+    }
+}
+
+fn attempt_properties(raw: &[u8], attempt: u32, retry_limit: u32, failures: &[Failure]) -> Vec<u8> {
     let Ok(mut properties) = Properties::parse(raw) else {
         return raw.to_vec();
     };
     let headers = properties.headers.get_or_insert_with(Table::default);
-    headers.insert("x-attempt", amqp::field::Value::I32(attempt as i32));
+    attempt::record(headers, failures);
+    attempt::number(headers, attempt, retry_limit);
     properties.encode()
 }

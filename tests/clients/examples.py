@@ -6,7 +6,7 @@
 
 Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
 the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
-The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings, invoices) are deleted
+The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings, invoices, payments) are deleted
 before and after: do not point this at a server whose queues matter.
 Needs tests/clients/install.sh python. Ends with one line of totals.
 """
@@ -28,7 +28,7 @@ CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
-          "invoices.dlq"]
+          "invoices.dlq", "payments", "payments.dlq"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -168,6 +168,22 @@ def order_by_key(language, command, join):
         program.ends()
 
 
+def retries(language, *command):
+    """One payment succeeds at its third attempt, the other dies after two."""
+    with Program(language, *command) as program:
+        program.expect("^rent: paid at attempt 3 of 4$")
+        program.expect("^bribe: dead after 1 rejected, 2 rejected$")
+        program.ends()
+
+
+def python_retries():
+    retries("python", PYTHON, "retries.py")
+
+
+def node_retries():
+    retries("node", "node", "retries.js")
+
+
 def redrive(language, *command):
     """Of four dead invoices two go back and are done, two are purged."""
     with Program(language, *command) as program:
@@ -272,14 +288,14 @@ def checks(language):
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
-                yield from (schedule, python_order_by_key, python_redrive)
+                yield from (schedule, python_order_by_key, python_redrive, python_retries)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
             yield node_tasks
             if os.environ.get("LEVERET"):
-                yield from (node_order_by_key, node_redrive)
+                yield from (node_order_by_key, node_redrive, node_retries)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

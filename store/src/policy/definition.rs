@@ -8,7 +8,7 @@ use amqp::field::{Table, Value};
 use crate::access::Pattern;
 use crate::error::{Error, Noun, Result};
 use crate::model::{ApplyTo, PolicyKind, PolicySpec};
-use crate::topology::arguments::EXPIRY_MAX_MS;
+use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS};
 
 /// The form of a value.
 #[derive(Clone, Copy, PartialEq)]
@@ -130,7 +130,28 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
         }
     }
     delayed_retry(spec, &table)?;
+    rules_of_work(spec, &table)?;
     Ok(table)
+}
+
+/// Keys that RabbitMQ does not have, by their beginnings.
+const OWN: [&str; 4] = ["lease-", "partition-", "rate-limit", "retry-"];
+
+/// What our own keys may say is what arguments may.
+fn rules_of_work(spec: &PolicySpec, table: &Table) -> Result<()> {
+    let mut arguments = Table::default();
+    for (key, value) in &table.0 {
+        let key = String::from_utf8_lossy(key);
+        if OWN.iter().any(|own| key.starts_with(own)) {
+            arguments.insert(&format!("x-{key}"), value.clone());
+        }
+    }
+    Arguments::parse(&arguments, false)
+        .map(drop)
+        .map_err(|(argument, why)| {
+            let key = argument.strip_prefix("x-").unwrap_or(&argument);
+            refused(spec, format!("'{key}': {why}"))
+        })
 }
 
 /// RabbitMQ 4.3: a delay needs a least, and its most is no smaller.
@@ -223,6 +244,19 @@ mod tests {
             (User, "max-length", Value::I64(5), ""),
             (User, "ha-mode", Value::text("all"), ""),
             (User, "retry-jitter", Value::F64(0.5_f64.to_bits()), ""),
+            (
+                User,
+                "retry-limit",
+                Value::I64(20_000),
+                "policy 'p' in vhost '/': 'retry-limit': 20000 is not within 0 to 10000",
+            ),
+            (
+                User,
+                "rate-limit",
+                Value::I64(0),
+                "policy 'p' in vhost '/': 'rate-limit': 0 is not within one a day to 10000000 a \
+                 second",
+            ),
             (Operator, "overflow", Value::text("drop-head"), ""),
             (
                 User,

@@ -46,7 +46,7 @@ impl Log {
     /// The same, up to one that has expired by now: that one must become the head to end.
     pub fn take_live(&mut self, max: u32, now: Micros) -> Take {
         let taken = match self.lanes {
-            Some(_) => self.take_by_key(max),
+            Some(_) => self.take_by_key(max, now),
             None => {
                 let mut found = self.look(max, true);
                 if let Look::Found { piece, .. } = &mut found
@@ -304,27 +304,27 @@ impl Log {
 
     /// The next messages whose keys have room: those that the cursor finds and those that were
     /// held take turns.
-    fn take_by_key(&mut self, max: u32) -> Take {
+    fn take_by_key(&mut self, max: u32, now: Micros) -> Take {
         if !self.aside.is_empty() {
             // They came back, and have no key.
             let found = self.look_aside(max, true);
             return self.take_found(found);
         }
         self.lanes_turn = !self.lanes_turn;
-        let first = self.take_turn(self.lanes_turn, max);
+        let first = self.take_turn(self.lanes_turn, max, now);
         if let Take::Run { .. } = first {
             return first;
         }
-        match (first, self.take_turn(!self.lanes_turn, max)) {
+        match (first, self.take_turn(!self.lanes_turn, max, now)) {
             (first, Take::Empty) => first,
             (_, second) => second,
         }
     }
 
-    fn take_turn(&mut self, lanes: bool, max: u32) -> Take {
+    fn take_turn(&mut self, lanes: bool, max: u32, now: Micros) -> Take {
         match lanes {
             true => self.take_lane(),
-            false => self.take_idle(max),
+            false => self.take_idle(max, now),
         }
     }
 
@@ -352,7 +352,7 @@ impl Log {
     }
 
     /// What the cursor finds, up to a message whose key is busy.
-    fn take_idle(&mut self, max: u32) -> Take {
+    fn take_idle(&mut self, max: u32, now: Micros) -> Take {
         let mut passed = 0;
         loop {
             let held = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
@@ -368,6 +368,7 @@ impl Log {
                 let known = self.recovered_handed - piece.first;
                 piece = piece.slice(0, u64::from(piece.count).min(known) as u32);
             }
+            piece = piece.slice(0, piece.live(now));
             let (admitted, held) = self.admit(&piece);
             passed += admitted as usize + 1;
             let end = piece.first + u64::from(admitted) + u64::from(held);

@@ -7,7 +7,16 @@ use amqp::content::{Address, Block};
 use amqp::field::{Table, Value};
 use amqp::properties::Properties;
 
+use crate::rules::attempt::{self, Failure};
 use crate::topology::copies;
+
+/// What a work queue knows of a message's attempts when it dies.
+pub struct Attempts {
+    pub count: u32,
+    pub retry_limit: u32,
+    /// Those that its headers do not have yet.
+    pub failures: Vec<Failure>,
+}
 
 /// Why a message left its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +45,7 @@ pub fn properties(
     queue: &str,
     reason: Reason,
     seconds: u64,
-    attempts: Option<u32>,
+    attempts: Option<&Attempts>,
 ) -> Vec<u8> {
     let raw = block.properties(index);
     let Ok(mut properties) = Properties::parse(raw) else {
@@ -74,8 +83,9 @@ pub fn properties(
     };
     mark("x-first-death", false);
     mark("x-last-death", true);
-    if let Some(attempts) = attempts {
-        headers.insert("x-attempt", Value::I64(i64::from(attempts)));
+    if let Some(made) = attempts {
+        attempt::record(headers, &made.failures);
+        attempt::number(headers, made.count, made.retry_limit);
     }
     headers.insert("x-death", Value::Array(deaths));
     properties.encode()

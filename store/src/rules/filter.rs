@@ -170,7 +170,7 @@ mod tests {
         };
         let mut block = Block::default();
         let at = block.push(&Address::new(b"x", b"key"), &properties.encode(), b"");
-        let raw = dead_letter::properties(&block, at, "q", Reason::Rejected, 7, Some(6));
+        let raw = dead_letter::properties(&block, at, "q", Reason::Rejected, 7, None);
         let mut dead = Block::default();
         dead.push(&Address::new(b"", b"q.dlq"), &raw, b"");
         dead

@@ -1,6 +1,7 @@
 //! Verdicts on a message: when to try again, how to mark a dead one, whether it is here already.
 //! Pure.
 
+pub mod attempt;
 pub mod dead_letter;
 pub mod filter;
 pub mod rate;

@@ -63,7 +63,7 @@ mod tests {
     fn a_dead_message_finds_its_way_back() {
         let mut block = Block::default();
         let at = block.push(&Address::new(b"orders", b"eu.new"), &[0, 0], b"");
-        let raw = dead_letter::properties(&block, at, "work", Reason::DeliveryLimit, 7, Some(6));
+        let raw = dead_letter::properties(&block, at, "work", Reason::DeliveryLimit, 7, None);
         let mut dead = Block::default();
         dead.push(&Address::new(b"", b"work.dlq"), &raw, b"");
         let (queue, address) = origin(&dead, 0).expect("it died");

@@ -133,7 +133,7 @@ impl Shard {
             };
             let asked = &queue.arguments;
             let one = asked.message_ttl_ms.is_some()
-                || asked.counts && !queue.log.attempts.is_empty()
+                || (asked.counts || asked.work.is_some()) && !queue.log.attempts.is_empty()
                 || !queue.doomed.is_empty();
             let left = window(consumer).unwrap_or(0);
             let max = if one {
@@ -166,7 +166,7 @@ impl Shard {
             };
             queue.rate.spend(piece.count);
             if let Some(reason) = queue.doomed.remove(&piece.first) {
-                self.bury(id, &piece, reason, None);
+                self.bury(id, &piece, reason);
                 continue;
             }
             let (key, tag, no_ack) = (consumer.key, consumer.tag.clone(), consumer.no_ack);
@@ -217,11 +217,15 @@ impl Shard {
         };
         let patience = patience.filter(|ms| *ms > 0 && !no_ack);
         let deadline = patience.map(|ms| later(clock::now(), ms));
-        if redelivered
-            && asked.counts
-            && let Some(&returns) = queue.log.attempts.get(&piece.first)
-        {
-            piece = counted(&piece, returns);
+        if redelivered && let Some(&returns) = queue.log.attempts.get(&piece.first) {
+            if let Some(work) = &asked.work {
+                let own = retry::for_message(work, &piece.block, piece.index(0));
+                let failures = queue.failures.get(&piece.first);
+                let failures = failures.map_or(&[][..], Vec::as_slice);
+                piece = numbered(&piece, returns + 1, own.retry_limit, failures);
+            } else if asked.counts {
+                piece = counted(&piece, returns);
+            }
         }
         let (first_seq, count) = (piece.first, piece.count);
         let Some(session) = self.sessions.get_mut(&key.session) else {
@@ -312,7 +316,7 @@ impl Shard {
             let Some(reason) = queue.doomed.remove(&piece.first) else {
                 break taken;
             };
-            self.bury(id, piece, reason, None);
+            self.bury(id, piece, reason);
         };
         let Some(queue) = self.queues.get_mut(&id) else {
             return Got::Empty;

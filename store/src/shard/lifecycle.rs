@@ -14,6 +14,7 @@ impl Shard {
             Some(_) => Arguments::default(),
             None => asked,
         };
+        self.works |= arguments.work.is_some();
         log.keep_order_by_key(arguments.partition.clone());
         log.count_bodies(arguments.max_length_bytes.is_some());
         let saved_head = log.head();
@@ -43,6 +44,7 @@ impl Shard {
             unique,
             rate: Rate::default(),
             throttled: false,
+            failures: HashMap::default(),
         };
         self.queues.insert(id, queue);
         self.watch(id);
@@ -67,6 +69,7 @@ impl Shard {
         if queue.arguments == arguments {
             return;
         }
+        self.works |= arguments.work.is_some();
         queue.log.keep_order_by_key(arguments.partition.clone());
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
         queue.throttled = false;
@@ -121,6 +124,7 @@ impl Shard {
         };
         let settled = queue.log.purge();
         queue.doomed.clear();
+        queue.failures.clear();
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
         u64::from(settled.count)

@@ -217,7 +217,7 @@ impl Shard {
     fn turn_away(&mut self, id: QueueId, piece: &Piece) {
         let queue = self.queues.get(&id);
         if queue.is_some_and(|queue| queue.arguments.bury_refused) {
-            self.dead_letter(id, piece, Reason::Maxlen, None);
+            self.dead_letter(id, piece, Reason::Maxlen);
         }
     }
 
@@ -244,7 +244,7 @@ impl Shard {
                 Take::Load(segment) => return self.want_load(id, segment),
                 Take::Fence | Take::Empty => return,
             };
-            self.bury(id, &piece, Reason::Maxlen, None);
+            self.bury(id, &piece, Reason::Maxlen);
         }
     }
 

@@ -93,15 +93,17 @@ impl Shard {
     /// caller; everything else is confirmed when it is safe.
     ///
     /// # Errors
-    /// `NotFound` when the exchange does not exist, `Refused` when it is internal.
+    /// `NotFound` when the exchange does not exist, `Refused` when it is internal,
+    /// `PreconditionFailed` when a message asks a work queue for what makes no sense; those before
+    /// it in the run are accepted.
     pub fn publish(&mut self, run: &Run<'_>) -> Result<Unroutable> {
         let way = self.way_in(run.vhost, run.address())?;
         self.counters.published += u64::from(run.count);
         let mut unroutable = Vec::new();
         match way.queues.filter(|_| run.copies.is_empty()) {
             Some(_) if self.is_reply(run) => {}
-            Some(queues) => self.pass(run, &queues, &mut unroutable),
-            None => self.publish_each(run, &mut unroutable),
+            Some(queues) => self.pass_sound(run, &queues, &mut unroutable)?,
+            None => self.publish_each(run, &mut unroutable)?,
         }
         Ok(unroutable)
     }
@@ -125,7 +127,7 @@ impl Shard {
     }
 
     /// Messages that differ to an exchange: neighbours that go one way still go together.
-    fn publish_each(&mut self, run: &Run<'_>, unroutable: &mut Unroutable) {
+    fn publish_each(&mut self, run: &Run<'_>, unroutable: &mut Unroutable) -> Result<()> {
         let mut last: Option<(u32, Queues)> = None;
         let now = clock::now();
         for offset in 0..run.count {
@@ -136,13 +138,51 @@ impl Shard {
                     last = Some((from, known));
                     continue;
                 }
-                self.pass(&run.part(from, offset - from), &known, unroutable);
+                self.pass_sound(&run.part(from, offset - from), &known, unroutable)?;
             }
             last = Some((offset, queues));
         }
         if let Some((from, queues)) = last {
-            self.pass(&run.part(from, run.count - from), &queues, unroutable);
+            self.pass_sound(&run.part(from, run.count - from), &queues, unroutable)?;
         }
+        Ok(())
+    }
+
+    /// A run whose queues are known, up to a message that one of them cannot take.
+    fn pass_sound(
+        &mut self,
+        run: &Run<'_>,
+        queues: &Queues,
+        unroutable: &mut Unroutable,
+    ) -> Result<()> {
+        let Some((offset, error)) = self.first_unsound(run, queues) else {
+            self.pass(run, queues, unroutable);
+            return Ok(());
+        };
+        if offset > 0 {
+            self.pass(&run.part(0, offset), queues, unroutable);
+        }
+        Err(error)
+    }
+
+    fn first_unsound(&self, run: &Run<'_>, queues: &Queues) -> Option<(u32, Error)> {
+        if !self.works {
+            return None;
+        }
+        let of = |id: &QueueId| self.queues.get(id).filter(|q| q.arguments.work.is_some());
+        let name = queues.as_slice().iter().find_map(of)?.spec.name.clone();
+        (0..run.count).find_map(|offset| {
+            let (header, why) = retry::refusal(run.block, (run.first + offset) as usize)?;
+            let vhost = run.vhost;
+            let detail =
+                format!("invalid header '{header}' for queue '{name}' in vhost '{vhost}': {why}");
+            let error = Error::PreconditionFailed {
+                noun: Noun::Message,
+                name: name.to_string(),
+                detail,
+            };
+            Some((offset, error))
+        })
     }
 
     fn look(&mut self, run: &Run<'_>, index: u32, moment: Moment) -> Queues {

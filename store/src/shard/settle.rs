@@ -76,7 +76,7 @@ impl Shard {
             if requeue {
                 self.give_back(&run, run.seq, run.count, why);
             } else {
-                self.fail(&run, "rejected");
+                self.fail(&run, Fault::Rejected, None);
             }
             self.credit(key, &run);
             self.pump(run.queue);
@@ -154,6 +154,9 @@ impl Shard {
             return;
         };
         let settled = queue.log.settle(seq, count);
+        if !queue.failures.is_empty() {
+            (seq..seq + u64::from(count)).for_each(|seq| drop(queue.failures.remove(&seq)));
+        }
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
     }
@@ -165,7 +168,7 @@ impl Shard {
         };
         let (work, counts) = (queue.arguments.work.is_some(), queue.arguments.counts);
         if work && !matches!(why, Return::Left | Return::Recovered) {
-            (seq..seq + u64::from(count)).for_each(|seq| self.return_to_work(run, seq));
+            (seq..seq + u64::from(count)).for_each(|seq| self.return_to_work(run, seq, why));
         } else if counts && !work {
             (seq..seq + u64::from(count)).for_each(|seq| self.return_counted(run, seq, why));
         } else {
@@ -174,28 +177,31 @@ impl Shard {
     }
 
     /// On a work queue a return is an attempt.
-    fn return_to_work(&mut self, run: &Unacked, seq: Seq) {
+    fn return_to_work(&mut self, run: &Unacked, seq: Seq, why: Return) {
+        let fault = match why {
+            Return::Late => Fault::LeaseEnded,
+            Return::Lost => Fault::Lost,
+            _ => Fault::Returned,
+        };
         let Some(queue) = self.queues.get_mut(&run.queue) else {
             return;
         };
-        let limit = queue
-            .arguments
-            .work
-            .as_ref()
-            .map_or(0, |work| work.retry_limit);
-        let known = queue.log.attempts.entry(seq).or_default();
-        *known += 1;
-        if *known <= limit {
+        let content = run.own.clone().or_else(|| queue.log.content(seq));
+        let Some(work) = queue.work_for(content.as_ref()) else {
+            return;
+        };
+        let known = queue.log.attempts.get(&seq).copied().unwrap_or(0);
+        if known < work.retry_limit {
+            queue.note_failure(seq, fault, None);
             return queue.log.put_back(seq, 1, run.own.clone());
         }
-        *known -= 1;
         let one = Unacked {
             seq,
             count: 1,
             own: run.own.clone(),
             ..run.empty()
         };
-        self.fail(&one, "returned");
+        self.fail(&one, fault, None);
     }
 
     /// Where returns are counted they may end in a delay, or be too many.
@@ -209,12 +215,12 @@ impl Shard {
         let too_many = asked.delivery_limit.is_some_and(|limit| returns > limit);
         let delay = asked.delayed_retry.filter(|delays| match why {
             Return::Given | Return::Recovered => delays.returned,
-            Return::Rejected | Return::Lost => delays.failed,
+            Return::Rejected | Return::Lost | Return::Late => delays.failed,
             Return::Left => false,
         });
         let content = run.own.clone().or_else(|| queue.log.content(seq));
         match content {
-            Some(piece) if too_many => self.bury(run.queue, &piece, Reason::DeliveryLimit, None),
+            Some(piece) if too_many => self.bury(run.queue, &piece, Reason::DeliveryLimit),
             Some(piece) if delay.is_some() => {
                 let ms = delay.map_or(0, |delays| retry::delayed_ms(&delays, returns));
                 let raw = piece.block.properties(piece.index(0)).to_vec();
@@ -229,8 +235,9 @@ impl Shard {
         }
     }
 
-    /// A failure: the next retry on a work queue, else dead-lettered or dropped.
-    pub(super) fn fail(&mut self, run: &Unacked, error: &str) {
+    /// A failure: the next retry on a work queue, else dead-lettered or dropped. `detail`: in the
+    /// worker's own words.
+    pub(super) fn fail(&mut self, run: &Unacked, fault: Fault, detail: Option<&str>) {
         for offset in 0..run.count {
             let seq = run.seq + u64::from(offset);
             let Some(queue) = self.queues.get_mut(&run.queue) else {
@@ -244,37 +251,53 @@ impl Shard {
                 Some(piece) => Some(piece.clone()),
                 None => queue.log.content(seq),
             };
-            let Some(piece) = piece else {
-                // The body is on disk only: it ends when it is read, or fails again on a work
-                // queue.
-                if queue.arguments.work.is_none() {
-                    queue.doomed.insert(seq, Reason::Rejected);
-                }
-                queue.log.put_back(seq, 1, None);
-                continue;
-            };
-            let Some(work) = queue.arguments.work.clone() else {
-                self.bury(run.queue, &piece, Reason::Rejected, None);
-                continue;
-            };
-            let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
-            self.chance = self
-                .chance
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(clock::now() as u64 | 1);
-            let chance = (self.chance >> 11) as f64 / (1u64 << 53) as f64;
-            match retry::backoff_ms(&work, failures, chance) {
-                Some(ms) => {
-                    self.tell_retry(&piece, ms, error);
-                    let raw = piece.block.properties(piece.index(0));
-                    let raw = attempt_properties(raw, failures + 1);
-                    self.park(run.queue, (seq, &piece), &raw, failures, ms);
-                }
-                None => {
-                    self.bury(run.queue, &piece, Reason::DeliveryLimit, Some(failures));
+            match (piece, queue.arguments.work.is_some()) {
+                (Some(piece), true) => self.fail_work(run.queue, &piece, fault, detail),
+                (Some(piece), false) => self.bury(run.queue, &piece, Reason::Rejected),
+                (None, work) => {
+                    // The body is on disk only: it ends when it is read, or on a work queue is
+                    // tried again at once.
+                    if work {
+                        queue.note_failure(seq, fault, detail);
+                    }
+                    let made = queue.log.attempts.get(&seq).copied().unwrap_or(0);
+                    let limit = queue.work_for(None).map(|work| work.retry_limit);
+                    if limit.is_none_or(|limit| made > limit) {
+                        let reason = match work {
+                            true => Reason::DeliveryLimit,
+                            false => Reason::Rejected,
+                        };
+                        queue.doomed.insert(seq, reason);
+                    }
+                    queue.log.put_back(seq, 1, None);
                 }
             }
         }
+    }
+
+    /// A message of a work queue waits for its next try, or has had all.
+    fn fail_work(&mut self, id: QueueId, piece: &Piece, fault: Fault, detail: Option<&str>) {
+        let seq = piece.first;
+        self.chance = self
+            .chance
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(clock::now() as u64 | 1);
+        let chance = (self.chance >> 11) as f64 / (1u64 << 53) as f64;
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let Some(work) = queue.work_for(Some(piece)) else {
+            return;
+        };
+        let made = queue.note_failure(seq, fault, detail);
+        let Some(ms) = retry::backoff_ms(&work, made, chance) else {
+            return self.bury(id, piece, Reason::DeliveryLimit);
+        };
+        let failures = queue.failures.remove(&seq).unwrap_or_default();
+        let raw = piece.block.properties(piece.index(0));
+        let raw = attempt_properties(raw, made + 1, work.retry_limit, &failures);
+        self.tell_retry(piece, ms, detail.unwrap_or(fault.as_str()));
+        self.park(id, (seq, piece), &raw, made, ms);
     }
 
     fn tell_retry(&mut self, piece: &Piece, ms: u64, error: &str) {
@@ -374,14 +397,8 @@ impl Shard {
 
     /// An unacked message ends in this queue and goes where the dead go, in one commit. While it
     /// lives on there, its publisher hears of it with that commit and not before (I2).
-    pub(super) fn bury(
-        &mut self,
-        id: QueueId,
-        piece: &Piece,
-        reason: Reason,
-        attempts: Option<u32>,
-    ) {
-        let lives_on = self.dead_letter(id, piece, reason, attempts);
+    pub(super) fn bury(&mut self, id: QueueId, piece: &Piece, reason: Reason) {
+        let lives_on = self.dead_letter(id, piece, reason);
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
@@ -393,13 +410,7 @@ impl Shard {
     }
 
     /// Sends a message on to where the dead go. False: nowhere.
-    pub(super) fn dead_letter(
-        &mut self,
-        id: QueueId,
-        piece: &Piece,
-        reason: Reason,
-        attempts: Option<u32>,
-    ) -> bool {
+    pub(super) fn dead_letter(&mut self, id: QueueId, piece: &Piece, reason: Reason) -> bool {
         if reason == Reason::Expired {
             self.counters.expired += 1;
         }
@@ -430,9 +441,10 @@ impl Shard {
             });
             self.want_commit();
         }
-        let Some(queue) = self.queues.get(&id) else {
+        let Some(queue) = self.queues.get_mut(&id) else {
             return false;
         };
+        let attempts = queue.attempts_of(piece);
         let name = queue.spec.name.clone();
         let vhost = queue.spec.vhost.clone();
         let old = piece.block.address(index);
@@ -450,8 +462,14 @@ impl Shard {
             None => return false,
         };
         let seconds = (clock::now() / 1_000_000) as u64;
-        let mut raw =
-            dead_letter::properties(&piece.block, index, &name, reason, seconds, attempts);
+        let mut raw = dead_letter::properties(
+            &piece.block,
+            index,
+            &name,
+            reason,
+            seconds,
+            attempts.as_ref(),
+        );
         if has_key {
             raw = dead_letter::without_copies(raw);
         }
@@ -485,6 +503,47 @@ impl Shard {
         }
         self.append_all(&targets, None, &block, (0, 1), 0);
         true
+    }
+}
+
+impl Queue {
+    /// The rules of work for a message; its own headers count where its content is at hand.
+    fn work_for(&self, piece: Option<&Piece>) -> Option<Work> {
+        let work = self.arguments.work.as_ref()?;
+        Some(match piece {
+            Some(piece) => retry::for_message(work, &piece.block, piece.index(0)),
+            None => work.clone(),
+        })
+    }
+
+    /// One more attempt has failed; answers how many have.
+    fn note_failure(&mut self, seq: Seq, fault: Fault, detail: Option<&str>) -> u32 {
+        let made = self.log.attempts.entry(seq).or_default();
+        *made += 1;
+        let failure = Failure {
+            attempt: *made,
+            at: clock::now(),
+            fault,
+            detail: detail.map(attempt::detail),
+        };
+        let known = self.failures.entry(seq).or_default();
+        if known.len() == attempt::RECORD_MAX {
+            known.remove(1);
+        }
+        known.push(failure);
+        *made
+    }
+
+    /// What is known of the attempts of a message that ends in a work queue.
+    fn attempts_of(&mut self, piece: &Piece) -> Option<Attempts> {
+        let failures = self.failures.remove(&piece.first).unwrap_or_default();
+        let retry_limit = self.work_for(Some(piece))?.retry_limit;
+        let count = self.log.attempts.get(&piece.first).copied().unwrap_or(0);
+        (count > 0).then_some(Attempts {
+            count,
+            retry_limit,
+            failures,
+        })
     }
 }
 

@@ -39,7 +39,7 @@ impl Shard {
             let Take::Run { piece, .. } = queue.log.take_head() else {
                 return;
             };
-            self.bury(id, &piece, Reason::Expired, None);
+            self.bury(id, &piece, Reason::Expired);
         }
     }
 
@@ -164,7 +164,7 @@ impl Shard {
         }
         for (key, run) in ended {
             self.counters.late += u64::from(run.count);
-            self.give_back(&run, run.seq, run.count, Return::Lost);
+            self.give_back(&run, run.seq, run.count, Return::Late);
             self.credit(key, &run);
             self.pump(run.queue);
         }

@@ -13,6 +13,12 @@ pub const RETRY_LIMIT: u32 = 5;
 pub const RETRY_DELAY_MS: u64 = 1000;
 /// No backoff is longer unless configured: an hour, ms.
 pub const RETRY_MAX_DELAY_MS: u64 = 3_600_000;
+/// Retries that can be asked for: beyond, a message never dies in practice.
+pub const RETRY_LIMIT_MAX: u32 = 10_000;
+/// No backoff is longer: thirty days, ms.
+pub const BACKOFF_MAX_MS: u64 = 2_592_000_000;
+/// Growth of the backoff, at most: from 1 s to the longest in four retries.
+pub const MULTIPLIER_MAX: f64 = 100.0;
 /// A delivery not settled in this time returns, when the work rules hold: the floor of `auto`, ms.
 pub const LEASE_MS: u64 = 30_000;
 /// The header that holds the key, where a queue keeps order by key and names no other.
@@ -49,6 +55,80 @@ pub struct Partition {
     pub skip: bool,
     /// Between two deliveries of one key, µs; 0 for no limit.
     pub interval: Micros,
+}
+
+/// A number that a queue, a policy or a message may give for the retries.
+pub struct RetryRule {
+    /// As an argument or a header; a policy leaves `x-` out.
+    pub name: &'static str,
+    pub low: f64,
+    pub high: f64,
+    whole: bool,
+}
+
+/// All of them.
+pub const RETRY_RULES: [RetryRule; 5] = [
+    RetryRule::whole("x-retry-limit", RETRY_LIMIT_MAX as f64),
+    RetryRule::whole("x-retry-delay", BACKOFF_MAX_MS as f64),
+    RetryRule {
+        name: "x-retry-multiplier",
+        low: 1.0,
+        high: MULTIPLIER_MAX,
+        whole: false,
+    },
+    RetryRule::whole("x-retry-max-delay", BACKOFF_MAX_MS as f64),
+    RetryRule {
+        name: "x-retry-jitter",
+        low: 0.0,
+        high: 1.0,
+        whole: false,
+    },
+];
+
+impl RetryRule {
+    const fn whole(name: &'static str, high: f64) -> Self {
+        Self {
+            name,
+            low: 0.0,
+            high,
+            whole: true,
+        }
+    }
+
+    /// The number, if it is one within the range.
+    ///
+    /// # Errors
+    /// What it is instead, and what is allowed.
+    pub fn read(&self, value: &Value) -> Result<f64, String> {
+        let number = match value {
+            Value::F64(bits) if !self.whole => Some(f64::from_bits(*bits)),
+            Value::F32(bits) if !self.whole => Some(f64::from(f32::from_bits(*bits))),
+            value => value.as_i64().map(|number| number as f64),
+        };
+        let (low, high) = (self.low, self.high);
+        match number {
+            Some(number) if (low..=high).contains(&number) => Ok(number),
+            Some(number) => Err(format!("{number} is not within {low} to {high}")),
+            None => {
+                let kind = kind_of(value);
+                let what = if self.whole { "whole number" } else { "number" };
+                Err(format!("a {kind} is no {what} within {low} to {high}"))
+            }
+        }
+    }
+}
+
+impl Work {
+    /// Takes a number that `RetryRule::read` let pass.
+    pub fn set(&mut self, rule: &RetryRule, number: f64) {
+        match rule.name {
+            "x-retry-limit" => self.retry_limit = number as u32,
+            "x-retry-delay" => self.delay_ms = number as u64,
+            "x-retry-multiplier" => self.multiplier = number,
+            "x-retry-max-delay" => self.max_delay_ms = number as u64,
+            _ => self.jitter = number,
+        }
+    }
 }
 
 /// How long messages that come back stay away (RabbitMQ 4.3's `x-delayed-retry-…`).
@@ -398,26 +478,37 @@ impl Arguments {
     }
 
     fn work(asked: &Asked<'_>) -> Result<Work, Invalid> {
-        let (table, number) = (asked.0, |name, low| asked.number(name, low));
-        let float = |name: &str, default: f64| match table.find(name) {
-            None => default,
-            Some(Value::F64(bits)) => f64::from_bits(*bits),
-            Some(Value::F32(bits)) => f64::from(f32::from_bits(*bits)),
-            Some(value) => value.as_i64().map_or(default, |n| n as f64),
-        };
-        let lease = match table.find("x-lease-timeout") {
+        let mut work = Self::work_rules(asked)?;
+        let given = asked.0.find("x-retry-max-delay").is_some();
+        if given && work.max_delay_ms < work.delay_ms {
+            let (most, first) = (work.max_delay_ms, work.delay_ms);
+            let reason = format!("{most} is less than 'x-retry-delay', which is {first}");
+            return Err(("x-retry-max-delay".into(), reason));
+        }
+        work.max_delay_ms = work.max_delay_ms.max(work.delay_ms);
+        Ok(work)
+    }
+
+    fn work_rules(asked: &Asked<'_>) -> Result<Work, Invalid> {
+        let lease = match asked.0.find("x-lease-timeout") {
             Some(value) if value.as_text() == Some("auto") => None,
-            _ => number("x-lease-timeout", 1)?,
+            _ => asked.number("x-lease-timeout", 1)?,
         };
-        Ok(Work {
-            retry_limit: number("x-retry-limit", 0)?
-                .map_or(RETRY_LIMIT, |n| u32::try_from(n).unwrap_or(u32::MAX)),
-            delay_ms: number("x-retry-delay", 0)?.unwrap_or(RETRY_DELAY_MS),
-            multiplier: float("x-retry-multiplier", 2.0).clamp(1.0, 100.0),
-            max_delay_ms: number("x-retry-max-delay", 0)?.unwrap_or(RETRY_MAX_DELAY_MS),
-            jitter: float("x-retry-jitter", 0.2).clamp(0.0, 1.0),
+        let mut work = Work {
+            retry_limit: RETRY_LIMIT,
+            delay_ms: RETRY_DELAY_MS,
+            multiplier: 2.0,
+            max_delay_ms: RETRY_MAX_DELAY_MS,
+            jitter: 0.2,
             lease_ms: lease.unwrap_or(LEASE_MS).min(LEASE_MAX_MS),
-        })
+        };
+        for rule in &RETRY_RULES {
+            if let Some(value) = asked.0.find(rule.name) {
+                let number = rule.read(value);
+                work.set(rule, number.map_err(|why| (rule.name.to_owned(), why))?);
+            }
+        }
+        Ok(work)
     }
 }
 
