@@ -47,8 +47,6 @@ const MEMORY_BUDGET: u64 = 64 << 20;
 pub const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
 /// Waiting rows read at a time when a start must know their keys: some megabytes.
 const ROWS_TOGETHER: usize = 256;
-/// How often time is looked at: expiry, leases, retries.
-const TICK: Duration = Duration::from_millis(20);
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -670,7 +668,7 @@ async fn tick(store: Arc<StoreInner>) {
     while !store.is_stopping() {
         let next = store.lock().next_tick();
         match next {
-            NextTick::Soon => tokio::time::sleep(TICK).await,
+            NextTick::Within(span) => tokio::time::sleep(span).await,
             NextTick::At(at) => {
                 let span = u64::try_from(at - clock::now()).unwrap_or(0);
                 let _ = tokio::time::timeout(Duration::from_micros(span), timer.notified()).await;

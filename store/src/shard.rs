@@ -61,8 +61,11 @@ const TURN_MAX: u32 = 64;
 const SLOW_BYTES: u64 = 8 << 20;
 /// Publishes waiting for their confirm above which publishers are slowed.
 const TICKETS_MAX: usize = 100_000;
-/// Before a due row that its commit has not written yet is looked for again, µs.
-const LOOK_AGAIN: Micros = 20_000;
+/// Contents of waiting messages are read so long before they are due, µs: a commit that is under
+/// way may hold a reader up.
+const READ_AHEAD: Micros = 250_000;
+/// And so many at a time: a burst costs no more memory at once.
+const READ_AHEAD_MAX: usize = 4_096;
 /// Publisher and consumer address of direct reply-to.
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Replies to deferred calls are captured here: the job's id follows.

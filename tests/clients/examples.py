@@ -6,8 +6,7 @@
 
 Without HTTP_URL the call example is left out, as it needs the HTTP API. With LEVERET set to
 the server's binary, examples/schedule/leveret.toml is served too, with a tick every second.
-The examples' queues (fib, orders, tasks, events, mails, pictures, reports, shop, bookings, invoices, payments) are deleted
-before and after: do not point this at a server whose queues matter.
+The examples' queues (QUEUES, below) are deleted before and after: do not point this at a server whose queues matter.
 Needs tests/clients/install.sh python. Ends with one line of totals.
 """
 
@@ -28,7 +27,7 @@ CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
-          "invoices.dlq", "payments", "payments.dlq"]
+          "invoices.dlq", "payments", "payments.dlq", "reminders"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -184,6 +183,24 @@ def node_retries():
     retries("node", "node", "retries.js")
 
 
+def delays(language, *command):
+    """Two reminders come in the order of their times, the third never."""
+    with Program(language, *command) as program:
+        program.expect("^cancelled: 1$")
+        program.expect("^time to call Cyd$")
+        program.expect("^time to call Ada$")
+        program.ends()
+        assert not any("Bob" in line for line in program.seen), program.seen
+
+
+def python_delays():
+    delays("python", PYTHON, "delays.py")
+
+
+def node_delays():
+    delays("node", "node", "delays.js")
+
+
 def redrive(language, *command):
     """Of four dead invoices two go back and are done, two are purged."""
     with Program(language, *command) as program:
@@ -288,14 +305,14 @@ def checks(language):
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
-                yield from (schedule, python_order_by_key, python_redrive, python_retries)
+                yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
             yield node_tasks
             if os.environ.get("LEVERET"):
-                yield from (node_order_by_key, node_redrive, node_retries)
+                yield from (node_order_by_key, node_redrive, node_retries, node_delays)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

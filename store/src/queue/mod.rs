@@ -228,7 +228,8 @@ pub struct Log {
     pub attempts: HashMap<Seq, u32, RandomState>,
     /// Messages outside the log that wait in rows.
     pub waiting: Waiting,
-    /// Contents of waiting messages of a queue that is not durable.
+    /// Contents of waiting messages: those of a queue that is not durable, and those that are due
+    /// soon.
     pub parked: BTreeMap<Seq, Piece>,
     expiring: bool,
     /// Messages whose content lives in a waiting row, until they are settled.
@@ -497,6 +498,7 @@ impl Log {
         if failures > 0 {
             self.attempts.insert(seq, failures);
         }
+        self.parked.remove(&seq);
         self.waiting.insert(seq, due);
         if in_row {
             self.stragglers.insert(seq);

@@ -443,8 +443,7 @@ impl World {
     }
 
     fn wake(&mut self, at: usize) {
-        let due: Vec<Seq> = self.log.waiting.take_due(0);
-        due.iter().for_each(|&seq| self.log.waiting.insert(seq, 0));
+        let due: Vec<Seq> = self.log.waiting.due(0);
         let stored = |seq: &&Seq| {
             let failures = self.model[**seq as usize].failures;
             self.disk

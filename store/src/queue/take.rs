@@ -484,6 +484,7 @@ impl Log {
     /// A message whose waiting time is over becomes ready at its old place.
     pub fn wake(&mut self, seq: Seq, piece: Piece) {
         self.waiting.remove(seq);
+        self.parked.remove(&seq);
         let redelivered = self.attempts.contains_key(&seq);
         self.show(seq, piece, redelivered);
     }

@@ -1,6 +1,6 @@
-//! Messages that an `x-delayed-message` exchange holds back.
+//! Messages that an `x-delayed-message` exchange, or a work queue, holds back.
 //!
-//! Keeps: each waits in a row of the exchange's own queue, so that a restart does not lose it; when
+//! Keeps: each waits in a row, of the exchange's own queue where an exchange delays it, so that a restart does not lose it; when
 //! its time has come it moves on to the queues that the exchange then leads to, in one commit. BCC
 //! waits along, and goes before anybody sees the message.
 //! In: `append_all` and `hold` put messages here; `pump` sends them on.
@@ -9,7 +9,7 @@ use super::*;
 use crate::topology::{Message, copies, delay};
 
 impl Shard {
-    /// Holds messages back in the queue of their exchange.
+    /// Holds messages back in their queue, or in that of their exchange.
     pub(super) fn hold_back(
         &mut self,
         id: QueueId,
@@ -21,7 +21,12 @@ impl Shard {
             return;
         };
         for index in first as usize..(first + count) as usize {
-            let Some((ms, raw)) = delay::take_span(block, index, &self.copies) else {
+            // Other keys are for an exchange, which routes again.
+            let keys = match queue.delays_for {
+                Some(_) => &self.copies[..],
+                None => &[],
+            };
+            let Some((ms, raw)) = delay::take_span(block, index, keys, now) else {
                 continue;
             };
             let due_at = later(now, ms);
@@ -48,6 +53,29 @@ impl Shard {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }
         self.watch(id);
+    }
+
+    /// Appends to a work queue what wants no delay, and holds the rest back.
+    pub(super) fn append_timed(&mut self, id: QueueId, piece: &Piece) {
+        let now = piece.at;
+        let mut from = 0;
+        for offset in 0..=piece.count {
+            let index = piece.index(offset);
+            let ends = offset == piece.count;
+            let waits = !ends
+                && delay::asks(&piece.block, index)
+                && delay::take_span(&piece.block, index, &[], now).is_some();
+            if !waits && !ends {
+                continue;
+            }
+            if let Some(queue) = self.queues.get_mut(&id).filter(|_| offset > from) {
+                queue.log.append(piece.slice(from, offset - from));
+            }
+            if waits {
+                self.hold_back(id, &piece.block, (index as u32, 1), now);
+            }
+            from = offset + 1;
+        }
     }
 
     /// Sends on what has waited long enough.
@@ -87,5 +115,12 @@ impl Shard {
             }
             self.settle(id, piece.first, 1);
         }
+    }
+}
+
+impl Piece {
+    /// Some message asks for a delay.
+    pub(super) fn wants_delay(&self) -> bool {
+        (0..self.count).any(|offset| delay::asks(&self.block, self.index(offset)))
     }
 }

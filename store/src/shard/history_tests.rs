@@ -471,7 +471,10 @@ impl World {
         let Some(queue) = self.shard.queues.get_mut(&id) else {
             return;
         };
-        let seqs = queue.log.waiting.take_due(Micros::MAX - 1);
+        let seqs = queue.log.waiting.due(Micros::MAX);
+        // Their time has come.
+        seqs.iter()
+            .for_each(|seq| queue.log.waiting.insert(*seq, 0));
         let count = seqs.len();
         let rows = wait(self.memory.read_waiting(id, seqs)).expect("rows");
         assert_eq!(rows.len(), count, "waiting rows");

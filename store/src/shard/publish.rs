@@ -76,6 +76,8 @@ impl Shard {
             }
             if queue.unique.is_some() {
                 self.append_unique(*id, &piece);
+            } else if queue.arguments.work.is_some() && piece.wants_delay() {
+                self.append_timed(*id, &piece);
             } else {
                 queue.log.append(piece);
             }

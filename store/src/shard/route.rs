@@ -6,7 +6,7 @@
 //! In: `gateway::session`, `Store`.
 
 use super::*;
-use crate::topology::{Message, Moment, Queues, Way, copies};
+use crate::topology::{Message, Moment, Queues, Way, copies, delay};
 
 /// Messages in a row with one address.
 #[derive(Clone, Copy)]
@@ -171,8 +171,11 @@ impl Shard {
         }
         let of = |id: &QueueId| self.queues.get(id).filter(|q| q.arguments.work.is_some());
         let name = queues.as_slice().iter().find_map(of)?.spec.name.clone();
+        let now = clock::now();
         (0..run.count).find_map(|offset| {
-            let (header, why) = retry::refusal(run.block, (run.first + offset) as usize)?;
+            let index = (run.first + offset) as usize;
+            let refused = retry::refusal(run.block, index);
+            let (header, why) = refused.or_else(|| delay::refusal(run.block, index, now))?;
             let vhost = run.vhost;
             let detail =
                 format!("invalid header '{header}' for queue '{name}' in vhost '{vhost}': {why}");

@@ -361,21 +361,20 @@ impl Shard {
         self.writer.notify_one();
     }
 
-    /// Rows that were due but not found: their commit is still under way, so they are looked for
-    /// again soon.
+    /// Rows that were asked for but not found: their commit is still under way, so the next tick
+    /// asks again.
     pub(crate) fn not_there_yet(&mut self, id: QueueId, seqs: &[Seq]) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        let again = clock::now() + LOOK_AGAIN;
         for seq in seqs {
-            if queue.log.is_waiting(*seq) {
-                queue.log.waiting.insert(*seq, again);
+            if queue.log.is_waiting(*seq) && !queue.log.parked.contains_key(seq) {
+                queue.log.waiting.ask_again(*seq);
             }
         }
     }
 
-    /// A waiting row was read and its time has come.
+    /// A waiting row was read: its time has come, or comes soon.
     pub(crate) fn woken(&mut self, row: &WaitingRow) {
         let Some(decoded) = segment::decode(&row.index, row.data.clone(), row.seq, clock::now())
         else {
@@ -389,9 +388,13 @@ impl Shard {
         };
         // The row of an earlier failure, while that of the newest one is still under way.
         let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
-        if queue.log.is_waiting(row.seq) && !old {
-            queue.log.wake(row.seq, piece);
-            self.pump(row.queue);
+        match queue.log.waiting.due_of(row.seq).filter(|_| !old) {
+            Some(due) if due <= clock::now() => {
+                queue.log.wake(row.seq, piece);
+                self.pump(row.queue);
+            }
+            Some(_) => drop(queue.log.parked.insert(row.seq, piece)),
+            None => {}
         }
     }
 

@@ -3,6 +3,8 @@
 //!
 //! In: the timer task of `Store`, and `deliver` for heads.
 
+use std::time::Duration;
+
 use super::*;
 
 impl Shard {
@@ -83,15 +85,14 @@ impl Shard {
                 self.drop_queue(id);
                 continue;
             }
-            let due = queue.log.waiting.take_due(now);
-            let (mine, rows): (Vec<Seq>, Vec<Seq>) = due
-                .into_iter()
-                .partition(|seq| queue.log.parked.contains_key(seq));
-            for seq in mine {
+            for seq in queue.log.waiting.due(now) {
                 if let Some(piece) = queue.log.parked.remove(&seq) {
                     queue.log.wake(seq, piece);
                 }
             }
+            let log = &mut queue.log;
+            let mut rows = log.waiting.ahead(now + READ_AHEAD, READ_AHEAD_MAX);
+            rows.retain(|seq| !log.parked.contains_key(seq));
             if !rows.is_empty() {
                 self.due_reads.push((id, rows));
                 self.loader.notify_one();
@@ -116,10 +117,21 @@ impl Shard {
     /// When `tick` has something to do: every so often, at an instant, or not at all.
     pub(crate) fn next_tick(&self) -> NextTick {
         match self.next_lease {
-            _ if !self.timed.is_empty() || self.is_behind() => NextTick::Soon,
+            _ if !self.timed.is_empty() || self.is_behind() => NextTick::Within(self.grain()),
             Some(at) => NextTick::At(at),
             None => NextTick::Never,
         }
+    }
+
+    /// Until the next waiting message is due, or as long as everything else may be late.
+    fn grain(&self) -> Duration {
+        let queues = self.timed.iter().filter_map(|id| self.queues.get(id));
+        let now = clock::now();
+        let due = queues.filter_map(|queue| queue.log.waiting.next_due());
+        // One that is due and not here yet is woken by its reader.
+        let next = due.filter(|due| *due > now).min().unwrap_or(Micros::MAX);
+        let left = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
+        Duration::from_micros(left).clamp(GRAIN_MIN, TICK)
     }
 
     pub(super) fn end_leases(&mut self, now: Micros) {
@@ -214,9 +226,14 @@ impl Queue {
     }
 }
 
+/// How often time is looked at: expiry, leases, idle queues.
+const TICK: Duration = Duration::from_millis(20);
+/// No more often, however many messages are due: they go together.
+const GRAIN_MIN: Duration = Duration::from_millis(2);
+
 /// When time is next looked at.
 pub(crate) enum NextTick {
-    Soon,
+    Within(Duration),
     At(Micros),
     Never,
 }

@@ -86,7 +86,7 @@ impl<'a> Message<'a> {
     }
 
     fn is_delayed(&self) -> bool {
-        !self.undelayed && delay::span_ms(self.headers()).is_some()
+        !self.undelayed && delay::wait_ms(self.headers(), self.moment.now).is_some()
     }
 
     fn keys(&self) -> impl Iterator<Item = &[u8]> {
