@@ -209,6 +209,64 @@ fn a_delay_runs_on_over_a_restart() -> Result<()> {
     })
 }
 
+/// Dead, with nowhere to go, it is kept; why it died is on disk with it.
+#[test]
+fn a_dead_message_is_kept_over_a_restart() -> Result<()> {
+    runtime()?.block_on(async {
+        let arguments = vec![
+            (
+                "x-dead-letter-strategy".to_owned(),
+                Value::str("at-least-once"),
+            ),
+            ("x-overflow".to_owned(), Value::str("reject-publish")),
+            ("x-dead-letter-exchange".to_owned(), Value::str("later")),
+        ];
+        let queue = |name| {
+            let declare = Method::named("queue.declare")?.with("queue", Value::str(name))?;
+            declare.with("durable", Value::Bool(true))
+        };
+        let declare = [queue("q")?.with("arguments", Value::Table(arguments))?];
+        let publish = Method::named("basic.publish")?.with("routing-key", Value::str("q"))?;
+        let property = ("expiration", Value::str("1000"));
+        let disk = after_a_crash(&declare, &publish, property).await?;
+        let dying = InProcess::start_on(disk.clone()).await?;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(ready(&dying, ["q"]), [Some(0)]);
+        dying.store.on_disk().await?;
+        let after = InProcess::start_on(Arc::new(disk.crash())).await?;
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(ready(&after, ["q"]), [Some(0)], "no consumer gets it");
+        let mut client = Client::new(after.connect().await?);
+        client.open(&Opening::default(), GOODBYE).await?;
+        client.open_channel(1, GOODBYE).await?;
+        let exchange = Method::named("exchange.declare")?
+            .with("exchange", Value::str("later"))?
+            .with("type", Value::str("fanout"))?;
+        let bind = Method::named("queue.bind")?
+            .with("queue", Value::str("dead"))?
+            .with("exchange", Value::str("later"))?;
+        for method in [exchange, queue("dead")?, bind] {
+            client.send(1, &method, None).await?;
+            let answer = format!("{}-ok", method.spec.name);
+            client.await_method(1, &answer, GOODBYE).await?;
+        }
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(ready(&after, ["q", "dead"]), [Some(0), Some(1)]);
+        let get = Method::named("basic.get")?.with("queue", Value::str("dead"))?;
+        client.send(1, &get, None).await?;
+        let got = client.await_method(1, "basic.get-ok", GOODBYE).await?;
+        let headers = got
+            .content
+            .and_then(|content| content.properties[2].clone());
+        let headers = format!("{headers:?}");
+        assert!(
+            headers.contains("original-expiration") && !headers.contains("x-leveret"),
+            "{headers}"
+        );
+        Ok(())
+    })
+}
+
 /// Declares, publishes one persistent message, waits for its confirm, and crashes; answers what is
 /// on the disk then.
 async fn after_a_crash(

@@ -33,6 +33,7 @@ use crate::topology::Vhost;
 use crate::topology::arguments::{Arguments, Work};
 
 mod commit;
+mod dead;
 mod delay;
 mod deliver;
 #[cfg(test)]

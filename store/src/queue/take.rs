@@ -489,6 +489,13 @@ impl Log {
         self.show(seq, piece, redelivered);
     }
 
+    /// A message whose waiting time is over is to end, not to be ready.
+    pub fn take_waiting(&mut self, seq: Seq) {
+        self.waiting.remove(seq);
+        self.parked.remove(&seq);
+        self.unacked += 1;
+    }
+
     /// A message that was held back until its commit becomes ready.
     pub fn appear(&mut self, seq: Seq, piece: Piece) {
         self.show(seq, piece, false);

@@ -4,8 +4,8 @@
 //! reason, queue, time of the first such death, exchange, routing keys.
 
 use amqp::content::{Address, Block};
-use amqp::field::{Table, Value};
-use amqp::properties::Properties;
+use amqp::field::{self, Table, Value};
+use amqp::properties::{self, Properties};
 
 use crate::rules::attempt::{self, Failure};
 use crate::topology::copies;
@@ -28,6 +28,13 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::Expired,
+        Self::Maxlen,
+        Self::DeliveryLimit,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
@@ -136,6 +143,36 @@ pub fn newest(properties: &Properties) -> Option<&Table> {
         },
         _ => None,
     }
+}
+
+/// In the row of a dead message that waits: why it died. Nobody sees it there.
+const KEPT: &str = "x-leveret-dead";
+
+/// Properties for the row of a dead message that has nowhere to go yet.
+pub fn keep(raw: &[u8], reason: Reason) -> Vec<u8> {
+    let Ok(mut properties) = Properties::parse(raw) else {
+        return raw.to_vec();
+    };
+    let headers = properties.headers.get_or_insert_with(Table::default);
+    headers.insert(KEPT, Value::text(reason.as_str()));
+    properties.encode()
+}
+
+/// Why a message in a row is dead, and its properties as they were; `None` when it is not.
+pub fn kept(raw: &[u8]) -> Option<(Reason, Vec<u8>)> {
+    let headers = properties::headers(raw)?;
+    if !field::any_key(headers, |key| key == KEPT.as_bytes()) {
+        return None;
+    }
+    let mut properties = Properties::parse(raw).ok()?;
+    let headers = properties.headers.as_mut()?;
+    let value = headers.remove(KEPT)?;
+    let text = value.as_text()?;
+    let reason = Reason::ALL.into_iter().find(|it| it.as_str() == text)?;
+    if headers.0.is_empty() {
+        properties.headers = None;
+    }
+    Some((reason, properties.encode()))
 }
 
 /// The same without CC: the queue's own dead-letter key stands for all keys.

@@ -223,21 +223,18 @@ impl Shard {
         }
     }
 
-    /// Drops heads beyond the queue's length.
+    /// Drops heads beyond the queue's length, where that is how it stays short.
     pub(super) fn trim(&mut self, id: QueueId) {
         loop {
             let Some(queue) = self.queues.get_mut(&id) else {
                 return;
             };
-            let over = queue
-                .arguments
-                .max_length
-                .is_some_and(|max| queue.log.ready() > max)
-                || queue
-                    .arguments
+            let (log, asked) = (&queue.log, &queue.arguments);
+            let over = asked.max_length.is_some_and(|max| log.ready() > max)
+                || asked
                     .max_length_bytes
-                    .is_some_and(|max| queue.log.ready_body_bytes() > max);
-            if !over {
+                    .is_some_and(|max| log.ready_body_bytes() > max);
+            if !over || asked.reject_publish {
                 return;
             }
             let piece = match queue.log.take_head() {

@@ -315,7 +315,7 @@ impl Shard {
     }
 
     /// Moves a message, with these properties, to a waiting row until its next try.
-    fn park(
+    pub(super) fn park(
         &mut self,
         id: QueueId,
         (seq, piece): (Seq, &Piece),
@@ -390,122 +390,12 @@ impl Shard {
         let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
         match queue.log.waiting.due_of(row.seq).filter(|_| !old) {
             Some(due) if due <= clock::now() => {
-                queue.log.wake(row.seq, piece);
+                self.wake(row.queue, row.seq, piece);
                 self.pump(row.queue);
             }
             Some(_) => drop(queue.log.parked.insert(row.seq, piece)),
             None => {}
         }
-    }
-
-    /// An unacked message ends in this queue and goes where the dead go, in one commit. While it
-    /// lives on there, its publisher hears of it with that commit and not before (I2).
-    pub(super) fn bury(&mut self, id: QueueId, piece: &Piece, reason: Reason) {
-        let lives_on = self.dead_letter(id, piece, reason);
-        let Some(queue) = self.queues.get_mut(&id) else {
-            return;
-        };
-        let settled = queue.log.settle(piece.first, 1);
-        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
-        if !lives_on {
-            self.release(settled.tickets);
-        }
-    }
-
-    /// Sends a message on to where the dead go. False: nowhere.
-    pub(super) fn dead_letter(&mut self, id: QueueId, piece: &Piece, reason: Reason) -> bool {
-        if reason == Reason::Expired {
-            self.counters.expired += 1;
-        }
-        let index = piece.index(0);
-        if let Some(job) = job_of(&piece.block, index) {
-            let state = if reason == Reason::Expired {
-                JobState::Expired
-            } else {
-                JobState::Failed
-            };
-            let code = if reason == Reason::Expired {
-                "deadline-exceeded"
-            } else {
-                "worker-error"
-            };
-            let detail = format!("the call was dead-lettered: {}", reason.as_str());
-            let error = Some(JobError {
-                code: code.into(),
-                detail,
-            });
-            let at = clock::now();
-            self.pending.jobs.push(JobChange::Finish {
-                id: job,
-                state,
-                at,
-                error,
-                result: None,
-            });
-            self.want_commit();
-        }
-        let Some(queue) = self.queues.get_mut(&id) else {
-            return false;
-        };
-        let attempts = queue.attempts_of(piece);
-        let name = queue.spec.name.clone();
-        let vhost = queue.spec.vhost.clone();
-        let old = piece.block.address(index);
-        let arguments = &queue.arguments;
-        let key = arguments.dead_letter_key.clone().map(String::into_bytes);
-        let has_key = key.is_some();
-        let work = arguments.work.is_some();
-        let (exchange, key) = match arguments.dead_letter_exchange.clone() {
-            Some(exchange) => (exchange, key.unwrap_or_else(|| old.routing_key().to_vec())),
-            None if work && reason != Reason::Expired => {
-                let target = format!("{name}.dlq");
-                self.ensure_queue(&vhost, &target, false);
-                (String::new(), target.into_bytes())
-            }
-            None => return false,
-        };
-        let seconds = (clock::now() / 1_000_000) as u64;
-        let mut raw = dead_letter::properties(
-            &piece.block,
-            index,
-            &name,
-            reason,
-            seconds,
-            attempts.as_ref(),
-        );
-        if has_key {
-            raw = dead_letter::without_copies(raw);
-        }
-        let mut block = Block::default();
-        let address = Address::new(exchange.as_bytes(), &key);
-        block.push_copy(&piece.block, index, &address, Some(&raw));
-        block.entries[0].flags &= !Entry::JOB;
-        let block = Arc::new(block);
-        let Some(targets) = self.route(&vhost, &block, 0) else {
-            return false;
-        };
-        let before = piece.block.properties(index);
-        let targets: Vec<QueueId> = targets
-            .as_slice()
-            .iter()
-            .copied()
-            .filter(|target| {
-                self.queues.get(target).is_some_and(|queue| {
-                    *target != id && !dead_letter::is_cycle(before, &queue.spec.name, reason)
-                        || reason == Reason::Rejected
-                })
-            })
-            .collect();
-        *self
-            .counters
-            .dead_lettered
-            .entry(reason.as_str())
-            .or_default() += 1;
-        if targets.is_empty() {
-            return false;
-        }
-        self.append_all(&targets, None, &block, (0, 1), 0);
-        true
     }
 }
 
@@ -538,8 +428,8 @@ impl Queue {
     }
 
     /// What is known of the attempts of a message that ends in a work queue.
-    fn attempts_of(&mut self, piece: &Piece) -> Option<Attempts> {
-        let failures = self.failures.remove(&piece.first).unwrap_or_default();
+    pub(super) fn attempts_of(&self, piece: &Piece) -> Option<Attempts> {
+        let failures = self.failures.get(&piece.first).cloned().unwrap_or_default();
         let retry_limit = self.work_for(Some(piece))?.retry_limit;
         let count = self.log.attempts.get(&piece.first).copied().unwrap_or(0);
         (count > 0).then_some(Attempts {

@@ -86,10 +86,14 @@ impl Shard {
                 continue;
             }
             for seq in queue.log.waiting.due(now) {
-                if let Some(piece) = queue.log.parked.remove(&seq) {
-                    queue.log.wake(seq, piece);
+                let queue = self.queues.get_mut(&id);
+                if let Some(piece) = queue.and_then(|queue| queue.log.parked.remove(&seq)) {
+                    self.wake(id, seq, piece);
                 }
             }
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
             let log = &mut queue.log;
             let mut rows = log.waiting.ahead(now + READ_AHEAD, READ_AHEAD_MAX);
             rows.retain(|seq| !log.parked.contains_key(seq));

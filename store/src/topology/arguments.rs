@@ -156,6 +156,9 @@ pub struct Arguments {
     pub reject_publish: bool,
     /// What is refused for room goes where the dead go.
     pub bury_refused: bool,
+    /// A dead message is kept until it has somewhere to go (`at-least-once`, which in RabbitMQ
+    /// counts only where a full queue refuses).
+    pub keeps_dead: bool,
     pub single_active: bool,
     /// Declared with `x-queue-type=quorum`.
     pub quorum: bool,
@@ -360,6 +363,9 @@ impl Arguments {
             ("x-max-priority".to_owned(), reason)
         })?;
         let limit = asked.signed("x-delivery-limit")?;
+        let name = "x-dead-letter-strategy";
+        let words = ["at-most-once", "at-least-once"];
+        let strategy = asked.word(name, &words, "invalid_dlx_strategy")?;
         let delayed_retry = Self::delayed_retry(&asked)?;
         let out = Self {
             message_ttl_ms: asked.span("x-message-ttl", 0)?,
@@ -371,6 +377,9 @@ impl Arguments {
             max_priority,
             reject_publish: overflow.is_some_and(|word| word != "drop-head"),
             bury_refused: overflow == Some("reject-publish-dlx"),
+            keeps_dead: overflow == Some("reject-publish")
+                && strategy == Some("at-least-once")
+                && table.find("x-dead-letter-exchange").is_some(),
             single_active: asked.flag("x-single-active-consumer")?,
             quorum,
             counts: quorum || limit.is_some() || delayed_retry.is_some(),
@@ -415,12 +424,6 @@ impl Arguments {
         let locators = ["client-local", "balanced", "least-leaders", "random"];
         let what = "invalid_queue_locator_arg";
         asked.word("x-queue-leader-locator", &locators, what)?;
-        let strategies = ["at-most-once", "at-least-once"];
-        asked.word(
-            "x-dead-letter-strategy",
-            &strategies,
-            "invalid_dlx_strategy",
-        )?;
         match asked.number("x-queue-version", 0)? {
             None | Some(1 | 2) => Ok(()),
             Some(version) => Err((
