@@ -7,6 +7,7 @@
 //! `TEST_LEVERET` name the address of a server that runs already.
 
 mod in_process;
+mod policies;
 mod rules;
 
 use std::env;

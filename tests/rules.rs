@@ -14,10 +14,10 @@ use tests::wire::value::Value;
 
 use super::in_process::{InProcess, runtime};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client of `limited` or `guest` with channel 1 open.
-async fn client(server: &InProcess, user: &str) -> Result<Client> {
+pub(crate) async fn client(server: &InProcess, user: &str) -> Result<Client> {
     let mut client = Client::new(server.stream());
     let opening = Opening {
         user: user.to_owned(),
@@ -29,14 +29,14 @@ async fn client(server: &InProcess, user: &str) -> Result<Client> {
     Ok(client)
 }
 
-async fn declare(client: &mut Client, queue: &str) -> Result<i64> {
+pub(crate) async fn declare(client: &mut Client, queue: &str) -> Result<i64> {
     let declare = Method::named("queue.declare")?.with("queue", Value::str(queue))?;
     client.send(1, &declare, None).await?;
     let ok = client.await_method(1, "queue.declare-ok", PATIENCE).await?;
     Ok(ok.method.int("message-count"))
 }
 
-async fn publish(client: &mut Client, exchange: &str, key: &str) -> Result<()> {
+pub(crate) async fn publish(client: &mut Client, exchange: &str, key: &str) -> Result<()> {
     let publish = Method::named("basic.publish")?
         .with("exchange", Value::str(exchange))?
         .with("routing-key", Value::str(key))?;
@@ -48,7 +48,7 @@ async fn refusal(client: &mut Client, channel: u16, close: &str) -> Result<Strin
     Ok(close.method.text("reply-text"))
 }
 
-fn policy(kind: PolicyKind, name: &str, definition: &[(&str, i64)]) -> PolicySpec {
+pub(crate) fn policy(kind: PolicyKind, name: &str, definition: &[(&str, i64)]) -> PolicySpec {
     let mut table = amqp::field::Table::default();
     for (key, value) in definition {
         table.insert(key, amqp::field::Value::I64(*value));
