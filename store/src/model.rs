@@ -384,6 +384,15 @@ pub struct JobError {
     pub detail: String,
 }
 
+/// How far a worker is with a job, as it said last. Of this attempt only, and not kept on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// 0 to 100; `None` when it gave no number.
+    pub percent: Option<f64>,
+    pub message: Option<String>,
+    pub updated_at: Micros,
+}
+
 /// What is known of a result without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultMeta {

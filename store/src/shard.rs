@@ -26,6 +26,7 @@ use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
 use crate::rules::attempt::{self, Failure, Fault};
 use crate::rules::dead_letter::{self, Attempts, Reason};
+use crate::rules::lease::Durations;
 use crate::rules::rate::Rate;
 use crate::rules::retry;
 use crate::rules::unique::Unique;
@@ -38,6 +39,7 @@ mod delay;
 mod deliver;
 #[cfg(test)]
 mod history_tests;
+pub(crate) mod lease;
 mod lifecycle;
 pub(crate) mod merge;
 mod pressure;
@@ -126,6 +128,9 @@ pub struct Counters {
     pub deduplicated: u64,
     pub dead_lettered: BTreeMap<&'static str, u64>,
     pub commits: u64,
+    /// Deliveries that came back because their lease was over.
+    pub leases_ended: u64,
+    /// Settlements of such deliveries, ignored.
     pub late: u64,
     pub quarantined: u64,
     pub jobs_submitted: u64,
@@ -148,6 +153,8 @@ pub(crate) struct Unacked {
     deadline: Option<Micros>,
     /// How long that was, ms.
     patience_ms: u64,
+    /// When it was handed out, where that is measured; 0 elsewhere.
+    started: Micros,
 }
 
 #[derive(Default)]
@@ -162,6 +169,8 @@ pub(crate) struct Channel {
     in_window: u32,
     /// The earliest end of a lease, or none.
     next_lease: Option<Micros>,
+    /// Deliveries whose lease is over and which their consumer may still settle, in vain.
+    late: lease::Late,
     pub(crate) reply_consumer: Option<(Arc<[u8]>, Arc<str>)>,
 }
 
@@ -203,6 +212,8 @@ pub(crate) struct Queue {
     delays_for: Option<Arc<str>>,
     /// It takes a message once.
     unique: Option<Box<Unique>>,
+    /// What its messages take, where leases go by that.
+    durations: Option<Box<Durations>>,
     rate: Rate,
     /// The rate allowed no more: time lets it go on.
     throttled: bool,
@@ -276,6 +287,8 @@ pub struct Shard {
     /// Told when a body was read for whoever walks through a queue.
     pub(crate) read_back: Arc<Notify>,
     pub(crate) job_waiters: HashMap<JobId, Vec<oneshot::Sender<()>>, RandomState>,
+    /// Jobs that somebody works on.
+    running: HashMap<JobId, lease::Running, RandomState>,
     pub counters: Counters,
     alarms: Alarms,
     memory: pressure::Memory,
@@ -327,6 +340,7 @@ impl Shard {
             redrives: BTreeMap::new(),
             read_back: Arc::new(Notify::new()),
             job_waiters: HashMap::default(),
+            running: HashMap::default(),
             counters: Counters::default(),
             alarms: Alarms::default(),
             memory: pressure::Memory::default(),
@@ -515,6 +529,7 @@ impl Unacked {
             own: None,
             deadline: None,
             patience_ms: 0,
+            started: 0,
         }
     }
 
@@ -526,6 +541,7 @@ impl Unacked {
             own: self.own.clone(),
             deadline: self.deadline,
             patience_ms: self.patience_ms,
+            started: self.started,
             ..self.empty()
         };
         self.first += u64::from(count);

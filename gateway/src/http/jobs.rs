@@ -18,7 +18,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use store::model::{Job, JobError, JobId, JobState, Micros};
+use store::model::{Job, JobError, JobId, JobState, Micros, Progress};
 use store::sql::JobFilter;
 use utoipa::{IntoParams, ToSchema};
 
@@ -42,6 +42,9 @@ pub(super) struct JobView {
     state: &'static str,
     /// True once nothing will change any more.
     done: bool,
+    /// What the worker said last of this attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressView>,
     attempt: u32,
     max_attempts: u32,
     created_at: Option<String>,
@@ -66,6 +69,26 @@ pub(super) struct ResultView {
     content_type: Option<String>,
     size: u64,
     href: String,
+}
+
+/// How far a worker is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProgressView {
+    /// 0 to 100; null when the worker gave no number.
+    percent: Option<f64>,
+    /// The body of its interim reply.
+    message: Option<String>,
+    updated_at: Option<String>,
+}
+
+impl ProgressView {
+    fn new(progress: Progress) -> Self {
+        Self {
+            percent: progress.percent,
+            message: progress.message,
+            updated_at: instant(Some(progress.updated_at)),
+        }
+    }
 }
 
 /// Where to go on.
@@ -115,6 +138,7 @@ impl JobView {
             target: job.target.clone(),
             state: job.state.as_str(),
             done: job.state.is_final(),
+            progress: None,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
             created_at: instant(Some(job.created_at)),
@@ -134,6 +158,18 @@ impl JobView {
                 cancel: format!("{href}/cancel"),
                 own: href,
             },
+        }
+    }
+}
+
+impl JobView {
+    /// With what its worker said last, which only the running node knows.
+    fn told(app: &App, job: &Job) -> Self {
+        let shard = app.store.lock();
+        let progress = shard.progress(job.id).filter(|_| !job.state.is_final());
+        Self {
+            progress: progress.cloned().map(ProgressView::new),
+            ..Self::new(job)
         }
     }
 }
@@ -185,7 +221,7 @@ pub(super) async fn list(
     let full = jobs.len() == limit as usize;
     let next_cursor = jobs.last().filter(|_| full).map(|job| job.id.to_string());
     Ok(Json(JobPage {
-        jobs: jobs.iter().map(JobView::new).collect(),
+        jobs: jobs.iter().map(|job| JobView::told(&app, job)).collect(),
         next_cursor,
     }))
 }
@@ -214,14 +250,20 @@ pub(super) async fn read(
     if is_expired(&app, &job) {
         return Err(Problem::new(Kind::ResultExpired, "the job ended long ago").about(path(id)));
     }
-    let tag = format!("\"{}-{}\"", job.state.as_str(), job.attempt);
+    let view = JobView::told(&app, &job);
+    let told = view
+        .progress
+        .as_ref()
+        .and_then(|known| known.updated_at.as_deref());
+    let (state, told) = (job.state.as_str(), told.unwrap_or("0"));
+    let tag = format!("\"{state}-{}-{told}\"", job.attempt);
     let same = headers
         .get(header::IF_NONE_MATCH)
         .is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let mut response = if same {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Json(JobView::new(&job)).into_response()
+        Json(view).into_response()
     };
     set(&mut response, header::ETAG, &tag);
     decorate(&mut response, &job, &headers);

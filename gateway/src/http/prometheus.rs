@@ -185,6 +185,16 @@ impl Page {
                 counters.deduplicated,
             ),
             (
+                "leases_ended",
+                "Deliveries that came back because their lease was over.",
+                counters.leases_ended,
+            ),
+            (
+                "settlements_late",
+                "Acks and nacks of deliveries whose lease was over, ignored.",
+                counters.late,
+            ),
+            (
                 "messages_quarantined",
                 "Damaged messages that were set aside.",
                 counters.quarantined,

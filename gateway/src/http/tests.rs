@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use amqp::content::{Address, Block};
+use amqp::field::Table;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response, StatusCode};
@@ -12,6 +14,8 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use store::Options;
 use store::model::{JobId, JobResult, JobState, PermissionSpec};
+use store::queue::consumers::ChannelKey;
+use store::shard::{Got, REPLY_TO_JOB, Run};
 use store::sql::memory::Memory;
 use tower::ServiceExt;
 
@@ -349,4 +353,68 @@ async fn a_call_asks_write_on_the_default_exchange() {
     submitted(&app).await;
     app.store.lock().delete_permission("/", "guest").unwrap();
     expect(call(&app, &[]).await, 403, "forbidden").await;
+}
+
+#[tokio::test]
+async fn an_interim_reply_shows_as_progress_until_the_job_ends() {
+    let app = app().await;
+    let id = submitted(&app).await;
+    let session = app.store.lock().open_session(Arc::default());
+    let key = ChannelKey {
+        session,
+        channel: 1,
+    };
+    app.store.lock().open_channel(key);
+    let queue = app.store.lock().queue(0, "/", "fib").unwrap();
+    loop {
+        let got = app.store.lock().get(queue, key, false);
+        app.store.on_disk().await.unwrap();
+        if let Got::Message { .. } = got {
+            break;
+        }
+    }
+    let say = |progress: Option<Table>, body: &str| {
+        let properties = amqp::properties::Properties {
+            headers: progress,
+            ..Default::default()
+        };
+        let mut block = Block::default();
+        let to = format!("{REPLY_TO_JOB}{id}");
+        let address = Address::new(b"", to.as_bytes());
+        block.push(&address, &properties.encode(), body.as_bytes());
+        let (vhost, block) = ("/".into(), Arc::new(block));
+        app.store
+            .lock()
+            .publish(&Run::alone(&vhost, &block))
+            .unwrap();
+    };
+    let at = format!("/v1/jobs/{id}");
+    let first = send(&app, "GET", &at, &[]).await;
+    let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+    assert_eq!(json(first).await.get("progress"), None);
+    for (value, shown) in [
+        (amqp::field::Value::I32(250), Value::from(100.0)),
+        (amqp::field::Value::text("some"), Value::Null),
+        (
+            amqp::field::Value::F64(12.5f64.to_bits()),
+            Value::from(12.5),
+        ),
+    ] {
+        let mut headers = Table::default();
+        headers.insert("x-progress", value);
+        say(Some(headers), "page 3");
+        let seen = send(&app, "GET", &at, &[("if-none-match", &tag)]).await;
+        assert_eq!(seen.status(), 200, "the tag tells of progress");
+        let seen = json(seen).await;
+        assert_eq!(seen["progress"]["percent"], shown);
+        assert_eq!(seen["progress"]["message"], "page 3");
+        assert_eq!(seen["state"], "running");
+    }
+    say(None, "832040");
+    app.store.on_disk().await.unwrap();
+    let ended = json(send(&app, "GET", &at, &[]).await).await;
+    assert_eq!(
+        (&ended["state"], ended.get("progress")),
+        (&"succeeded".into(), None)
+    );
 }

@@ -326,15 +326,15 @@ impl Session {
         let key = self.key(channel);
         let known = {
             let mut shard = self.store.lock();
-            let known = match self.tx.get_mut(&channel) {
+            match self.tx.get_mut(&channel) {
                 Some(tx) => {
-                    let known = shard.has_unacked(key, tag, multiple);
+                    let known =
+                        shard.has_unacked(key, tag, multiple) || shard.is_late(key, tag, multiple);
                     tx.settles.push((tag, multiple, verdict));
                     known
                 }
                 None => shard.conclude(key, (tag, multiple), verdict),
-            };
-            known || shard.is_late(key, tag)
+            }
         };
         let is_fine = known || multiple && tag == 0;
         if !is_fine {

@@ -8,7 +8,7 @@ use amqp::field::{Table, Value};
 use crate::access::Pattern;
 use crate::error::{Error, Noun, Result};
 use crate::model::{ApplyTo, PolicyKind, PolicySpec};
-use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS};
+use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS, LEASE_MAX_MS, lease};
 
 /// The form of a value.
 #[derive(Clone, Copy, PartialEq)]
@@ -20,6 +20,8 @@ enum Form {
     Text,
     Words(&'static [&'static str]),
     Float,
+    /// Milliseconds or `auto`.
+    Lease,
     /// Accepted for RabbitMQ's sake, without effect.
     Any,
 }
@@ -71,7 +73,7 @@ const KEYS: &[(&str, Form)] = &[
     ("ha-sync-batch-size", Form::Any),
     ("ha-sync-mode", Form::Any),
     ("initial-cluster-size", Form::Any),
-    ("lease-timeout", Form::Any),
+    ("lease-timeout", Form::Lease),
     ("max-age", Form::Any),
     ("max-in-memory-bytes", Form::Number(0)),
     ("max-in-memory-length", Form::Number(0)),
@@ -179,6 +181,7 @@ fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
         Form::Text => value.as_text().is_some(),
         Form::Words(words) => value.as_text().is_some_and(|word| words.contains(&word)),
         Form::Float => value.as_i64().is_some() || matches!(value, Value::F64(_) | Value::F32(_)),
+        Form::Lease => lease(value).is_ok(),
         Form::Any => true,
     };
     if fits {
@@ -189,6 +192,7 @@ fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
         Form::Span(low) => format!("milliseconds, from {low} to {SPAN_MAX}"),
         Form::Text => "text".into(),
         Form::Words(words) => format!("one of {}", words.join(", ")),
+        Form::Lease => format!("'auto' or milliseconds, from 1 to {LEASE_MAX_MS}"),
         Form::Float | Form::Any => "a number".into(),
     })
 }
@@ -263,6 +267,14 @@ mod tests {
                 "message-ttl",
                 Value::I64(315_360_000_001),
                 "policy 'p' in vhost '/': 'message-ttl' must be milliseconds, from 0 to 315360000000",
+            ),
+            (User, "lease-timeout", Value::text("auto"), ""),
+            (
+                User,
+                "lease-timeout",
+                Value::I64(0),
+                "policy 'p' in vhost '/': 'lease-timeout' must be 'auto' or milliseconds, from 1 to \
+                 43200000",
             ),
             (
                 User,

@@ -4,6 +4,7 @@
 pub mod attempt;
 pub mod dead_letter;
 pub mod filter;
+pub mod lease;
 pub mod rate;
 pub mod redrive;
 pub mod retry;

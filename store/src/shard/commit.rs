@@ -131,6 +131,7 @@ impl Shard {
             let JobChange::Finish { id, state, at, .. } = change else {
                 continue;
             };
+            self.running.remove(id);
             if !refused.contains(id) {
                 let seconds = (at - id.created_at()).max(0) as f64 / 1e6;
                 metrics::histogram!("leveret_job_seconds").record(seconds);

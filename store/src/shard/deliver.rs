@@ -3,6 +3,7 @@
 //! Keeps: credit, windows and outboxes bound what one consumer holds.
 //! In: whatever makes a message ready or gives a consumer room.
 
+use super::lease::Running;
 use super::*;
 
 /// How messages are handed out.
@@ -200,7 +201,7 @@ impl Shard {
         if redelivered {
             self.counters.redelivered += u64::from(piece.count);
         }
-        self.note_started(id, &piece);
+        self.note_started(id, key, &piece);
         if self.tracing {
             self.trace_delivery(id, key, &piece, redelivered);
         }
@@ -209,14 +210,19 @@ impl Shard {
         };
         let asked = &queue.arguments;
         let patience = match &asked.work {
-            Some(work) => Some(work.lease_ms),
+            Some(work) => Some(work.lease_ms.unwrap_or_else(|| queue.measured_lease_ms())),
             // RabbitMQ 4.3 asks for no patience of its own but on quorum queues.
             None => timeout_ms
                 .or(asked.consumer_timeout_ms)
                 .or_else(|| self.options.consumer_timeout_ms.filter(|_| asked.quorum)),
         };
         let patience = patience.filter(|ms| *ms > 0 && !no_ack);
-        let deadline = patience.map(|ms| later(clock::now(), ms));
+        let now = patience.map_or(0, |_| clock::now());
+        let deadline = patience.map(|ms| later(now, ms));
+        let is_measured = asked
+            .work
+            .as_ref()
+            .is_some_and(|work| work.lease_ms.is_none());
         if redelivered && let Some(&returns) = queue.log.attempts.get(&piece.first) {
             if let Some(work) = &asked.work {
                 let own = retry::for_message(work, &piece.block, piece.index(0));
@@ -258,6 +264,7 @@ impl Shard {
                 own,
                 deadline,
                 patience_ms: patience.unwrap_or(0),
+                started: if is_measured { now } else { 0 },
             });
         }
         let entries = &piece.block.entries;
@@ -278,13 +285,14 @@ impl Shard {
         }
     }
 
-    pub(super) fn note_started(&mut self, id: QueueId, piece: &Piece) {
+    pub(super) fn note_started(&mut self, id: QueueId, key: ChannelKey, piece: &Piece) {
         let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.work.is_some()) else {
             return;
         };
         for offset in 0..piece.count {
             if let Some(job) = job_of(&piece.block, piece.index(offset)) {
                 let seq = piece.first + u64::from(offset);
+                self.running.insert(job, Running::new(key, id, seq));
                 let attempt = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
                 self.pending.jobs.push(JobChange::Started {
                     id: job,

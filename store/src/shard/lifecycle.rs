@@ -42,6 +42,7 @@ impl Shard {
             doomed: HashMap::default(),
             delays_for,
             unique,
+            durations: None,
             rate: Rate::default(),
             throttled: false,
             failures: HashMap::default(),

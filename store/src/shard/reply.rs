@@ -5,6 +5,9 @@
 
 use super::*;
 
+/// The header that makes a reply an interim one.
+const PROGRESS: &str = "x-progress";
+
 impl Shard {
     /// True when the name is somebody's: the message is handed over, or captured as a result.
     pub(super) fn reply(&mut self, name: &str, block: &Arc<Block>, index: usize) -> bool {
@@ -39,8 +42,8 @@ impl Shard {
         let Ok(properties) = Properties::parse(block.properties(index)) else {
             return;
         };
-        if properties.header("x-progress").is_some() {
-            return;
+        if let Some(value) = properties.header(PROGRESS) {
+            return self.progressed(id, value, &block.body(index));
         }
         let text = |value: &Option<Vec<u8>>| {
             value

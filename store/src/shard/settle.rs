@@ -14,12 +14,16 @@ impl Shard {
         (tag, multiple): (u64, bool),
         verdict: Verdict,
     ) -> bool {
-        match verdict {
+        let known = match verdict {
             Verdict::Ack => self.ack(key, tag, multiple),
             Verdict::Nack { requeue } => self.nack(key, tag, multiple, requeue),
             Verdict::Reject { requeue } => {
                 self.take_back(key, (tag, false), requeue, Return::Rejected)
             }
+        };
+        match known && !multiple {
+            true => true,
+            false => self.settled_late(key, (tag, multiple), verdict) || known,
         }
     }
 
@@ -48,6 +52,9 @@ impl Shard {
         let mut runs = runs.into_iter().peekable();
         while let Some(run) = runs.next() {
             self.counters.acked += u64::from(run.count);
+            if run.started > 0 {
+                self.measure(run.queue, run.started, run.count);
+            }
             self.settle(run.queue, run.seq, run.count);
             self.credit(key, &run);
             // One look at a queue serves all its messages.
@@ -441,7 +448,7 @@ impl Queue {
 }
 
 /// Takes the tags from `first` on, at most `count`, up to the first that is not there.
-fn take_tags(list: &mut VecDeque<Unacked>, first: u64, count: u32) -> Vec<Unacked> {
+pub(super) fn take_tags(list: &mut VecDeque<Unacked>, first: u64, count: u32) -> Vec<Unacked> {
     let (mut tag, end) = (first, first.saturating_add(u64::from(count)));
     let mut at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
     let mut out = Vec::new();
@@ -486,6 +493,7 @@ mod tests {
             own: None,
             deadline: None,
             patience_ms: 0,
+            started: 0,
         }
     }
 

@@ -1,5 +1,4 @@
-//! What time does to queues: expiry, leases, consumers that are too slow, retries that come due,
-//! idle queues.
+//! What time does to queues: expiry, retries that come due, idle queues; `lease` has the rest.
 //!
 //! In: the timer task of `Store`, and `deliver` for heads.
 
@@ -136,76 +135,6 @@ impl Shard {
         let next = due.filter(|due| *due > now).min().unwrap_or(Micros::MAX);
         let left = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
         Duration::from_micros(left).clamp(GRAIN_MIN, TICK)
-    }
-
-    pub(super) fn end_leases(&mut self, now: Micros) {
-        if self.next_lease.is_none_or(|at| at > now) {
-            return;
-        }
-        let mut ended = Vec::new();
-        let mut late = Vec::new();
-        for (&session, slot) in &mut self.sessions {
-            for (&channel, slot) in &mut slot.channels {
-                if slot.next_lease.is_none_or(|at| at > now) {
-                    continue;
-                }
-                let key = ChannelKey { session, channel };
-                let mut at = 0;
-                while at < slot.unacked.len() {
-                    let run = &mut slot.unacked[at];
-                    let over = run.deadline.is_some_and(|deadline| deadline <= now);
-                    let queue = self.queues.get(&run.queue).filter(|_| over);
-                    match queue.map(|queue| queue.arguments.work.is_some()) {
-                        Some(true) => {
-                            ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
-                            continue;
-                        }
-                        Some(false) => late.push((key, run.patience_ms)),
-                        None => {}
-                    }
-                    if over {
-                        // Told once; the channel is closed by its session.
-                        run.deadline = None;
-                    }
-                    at += 1;
-                }
-                slot.next_lease = slot.unacked.iter().filter_map(|run| run.deadline).min();
-            }
-        }
-        let channels = self.sessions.values().flat_map(|s| s.channels.values());
-        self.next_lease = channels.filter_map(|channel| channel.next_lease).min();
-        for (key, ms) in late {
-            let channel = key.channel;
-            self.send(key.session, Out::TimedOut { channel, ms });
-        }
-        for (key, run) in ended {
-            self.counters.late += u64::from(run.count);
-            self.give_back(&run, run.seq, run.count, Return::Late);
-            self.credit(key, &run);
-            self.pump(run.queue);
-        }
-    }
-
-    /// True when the tag (or, with `multiple`, one up to it) is unacked on the channel.
-    pub fn has_unacked(&mut self, key: ChannelKey, tag: u64, multiple: bool) -> bool {
-        let Some(channel) = self.channel(key) else {
-            return false;
-        };
-        let list = &channel.unacked;
-        if multiple {
-            return tag < channel.next_tag && list.front().is_some_and(|run| run.first <= tag);
-        }
-        let at = list.partition_point(|run| run.first + u64::from(run.count) <= tag);
-        list.get(at).is_some_and(|run| run.first <= tag)
-    }
-
-    /// True when `tag` belongs to the past of a channel that has work-queue deliveries: a late
-    /// settlement is then ignored, never an error.
-    pub fn is_late(&mut self, key: ChannelKey, tag: u64) -> bool {
-        self.counters.late > 0
-            && self
-                .channel(key)
-                .is_some_and(|channel| tag < channel.next_tag)
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Work {
     pub max_delay_ms: u64,
     /// Share of the delay, e.g. 0.2.
     pub jitter: f64,
-    pub lease_ms: u64,
+    /// `None`: by what the queue's messages take (`rules::lease`).
+    pub lease_ms: Option<u64>,
 }
 
 /// How a queue keeps order by key (`x-partition-…`).
@@ -493,17 +494,14 @@ impl Arguments {
     }
 
     fn work_rules(asked: &Asked<'_>) -> Result<Work, Invalid> {
-        let lease = match asked.0.find("x-lease-timeout") {
-            Some(value) if value.as_text() == Some("auto") => None,
-            _ => asked.number("x-lease-timeout", 1)?,
-        };
+        let lease = lease(asked.0.find(LEASE).unwrap_or(&Value::Void));
         let mut work = Work {
             retry_limit: RETRY_LIMIT,
             delay_ms: RETRY_DELAY_MS,
             multiplier: 2.0,
             max_delay_ms: RETRY_MAX_DELAY_MS,
             jitter: 0.2,
-            lease_ms: lease.unwrap_or(LEASE_MS).min(LEASE_MAX_MS),
+            lease_ms: lease.map_err(|reason| (LEASE.to_owned(), reason))?,
         };
         for rule in &RETRY_RULES {
             if let Some(value) = asked.0.find(rule.name) {
@@ -513,6 +511,28 @@ impl Arguments {
         }
         Ok(work)
     }
+}
+
+/// The argument that says how long a lease is.
+const LEASE: &str = "x-lease-timeout";
+
+/// How long a lease is, ms; `None` for `auto`, which is also what nothing means.
+///
+/// # Errors
+/// What it must be.
+pub fn lease(value: &Value) -> Result<Option<u64>, String> {
+    let shown = match (value, value.as_i64(), value.as_text()) {
+        (Value::Void, ..) | (_, _, Some("auto")) => return Ok(None),
+        (_, Some(ms), _) => match u64::try_from(ms) {
+            Ok(ms) if (1..=LEASE_MAX_MS).contains(&ms) => return Ok(Some(ms)),
+            _ => ms.to_string(),
+        },
+        (_, _, Some(text)) => format!("'{text}'"),
+        _ => format!("a value of type {}", kind_of(value)),
+    };
+    Err(format!(
+        "{shown} is neither 'auto' nor within 1 to {LEASE_MAX_MS} ms"
+    ))
 }
 
 /// What only a consumer of a stream can ask for.
@@ -546,6 +566,28 @@ mod tests {
         let mut table = Table::default();
         table.insert(name, value);
         Arguments::parse(&table, false).err().map(|(_, why)| why)
+    }
+
+    #[test]
+    fn a_lease_is_auto_or_within_its_range() {
+        for (value, ms) in [
+            (Value::text("auto"), None),
+            (Value::I32(1), Some(1)),
+            (Value::I64(43_200_000), Some(43_200_000)),
+        ] {
+            assert_eq!(lease(&value), Ok(ms));
+        }
+        let range = "is neither 'auto' nor within 1 to 43200000 ms";
+        for (value, shown) in [
+            (Value::I32(0), "0"),
+            (Value::I64(-5), "-5"),
+            (Value::I64(43_200_001), "43200001"),
+            (Value::text("long"), "'long'"),
+            (Value::Bool(true), "a value of type bool"),
+        ] {
+            let why = format!("{shown} {range}");
+            assert_eq!(refusal("x-lease-timeout", value), Some(why));
+        }
     }
 
     #[test]
