@@ -15,6 +15,7 @@ use gateway::listen::Peer;
 use gateway::session::{self, Shared};
 use store::Store;
 use store::clock::simulation;
+use store::sql::Backend;
 use store::sql::memory::Memory;
 use tests::conversation::client::{Client, Opening};
 use tests::conversation::stage::Stage;
@@ -263,6 +264,59 @@ fn a_dead_message_is_kept_over_a_restart() -> Result<()> {
             headers.contains("original-expiration") && !headers.contains("x-leveret"),
             "{headers}"
         );
+        Ok(())
+    })
+}
+
+/// Each restart would otherwise give a message that brings its consumers down new lives.
+#[test]
+fn returns_are_counted_over_restarts() -> Result<()> {
+    runtime()?.block_on(async {
+        let arguments = vec![
+            ("x-queue-type".to_owned(), Value::str("quorum")),
+            ("x-delivery-limit".to_owned(), Value::int(3)),
+        ];
+        let declare = [Method::named("queue.declare")?
+            .with("queue", Value::str("q"))?
+            .with("durable", Value::Bool(true))?
+            .with("arguments", Value::Table(arguments))?];
+        let publish = Method::named("basic.publish")?.with("routing-key", Value::str("q"))?;
+        let property = ("message-id", Value::str("m"));
+        let mut disk = after_a_crash(&declare, &publish, property).await?;
+        for life in 0..4 {
+            let server = InProcess::start_on(disk.clone()).await?;
+            let mut client = Client::new(server.connect().await?);
+            client.open(&Opening::default(), GOODBYE).await?;
+            client.open_channel(1, GOODBYE).await?;
+            let get = Method::named("basic.get")?.with("queue", Value::str("q"))?;
+            client.send(1, &get, None).await?;
+            let got = client.await_method(1, "basic.get-ok", GOODBYE).await?;
+            let headers = got
+                .content
+                .and_then(|content| content.properties[2].clone());
+            let count = match &headers {
+                Some(Value::Table(headers)) => {
+                    let found = headers.iter().find(|(name, _)| name == "x-delivery-count");
+                    found.and_then(|(_, count)| count.as_int())
+                }
+                _ => None,
+            };
+            assert_eq!(count, (life > 0).then_some(life), "{headers:?}");
+            let nack = Method::named("basic.nack")?
+                .with("delivery-tag", Value::int(1))?
+                .with("requeue", Value::Bool(true))?;
+            client.send(1, &nack, None).await?;
+            let qos = Method::named("basic.qos")?;
+            client.send(1, &qos, None).await?;
+            client.await_method(1, "basic.qos-ok", GOODBYE).await?;
+            let left = u64::from(life < 3);
+            assert_eq!(ready(&server, ["q"]), [Some(left)]);
+            server.store.on_disk().await?;
+            disk = Arc::new(disk.crash());
+        }
+        // Nothing of it is left behind.
+        let image = disk.load().await;
+        assert!(image.is_ok_and(|image| image.waiting.is_empty()));
         Ok(())
     })
 }

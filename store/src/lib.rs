@@ -33,7 +33,7 @@ pub mod sql;
 pub mod topology;
 
 pub use error::{Error, Result};
-use log::batch::JobChange;
+use log::batch::{JobChange, WaitingRow};
 use model::*;
 use queue::{Log, Marks, Piece, ReadBack, Stored};
 use shard::merge::Merge;
@@ -542,6 +542,10 @@ async fn recover(
     for waiting in image.waiting {
         if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
             let (seq, attempt) = (waiting.seq, waiting.attempt);
+            if waiting.due_at == WaitingRow::COUNT_ONLY {
+                queue.log.recall_count(seq, attempt);
+                continue;
+            }
             queue.log.wait(seq, waiting.due_at, attempt, true);
             let partition = &queue.arguments.partition;
             if attempt > 0 && partition.as_ref().is_some_and(|p| !p.skip) {

@@ -118,6 +118,23 @@ pub struct WaitingRow {
     pub data: Vec<u8>,
 }
 
+impl WaitingRow {
+    /// In place of an instant: the row has no content and no message waits in it, it only counts
+    /// how often one of the log came back.
+    pub const COUNT_ONLY: Micros = Micros::MIN;
+
+    pub fn count(queue: QueueId, seq: Seq, attempt: u32) -> Self {
+        Self {
+            queue,
+            seq,
+            due_at: Self::COUNT_ONLY,
+            attempt,
+            index: Vec::new(),
+            data: Vec::new(),
+        }
+    }
+}
+
 /// A step in a job's life. Applied in order within the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobChange {

@@ -26,6 +26,7 @@ use crate::topology::arguments::Partition;
 mod browse;
 mod chunk;
 pub mod consumers;
+mod counts;
 mod disk;
 mod lanes;
 pub mod merge;
@@ -226,6 +227,7 @@ pub struct Log {
     /// Unacked messages, where priorities or body bytes ask for it.
     out: HashMap<Seq, Out, RandomState>,
     pub attempts: HashMap<Seq, u32, RandomState>,
+    counts: counts::Counts,
     /// Messages outside the log that wait in rows.
     pub waiting: Waiting,
     /// Contents of waiting messages: those of a queue that is not durable, and those that are due
@@ -428,7 +430,7 @@ impl Log {
             if self.attempts.is_empty() && self.out.is_empty() {
                 return;
             }
-            self.attempts.remove(&seq);
+            self.forget_count(seq);
             self.out.remove(&seq);
         }
     }
@@ -536,6 +538,7 @@ impl Log {
         }
         let from = self.cursor;
         self.cursor = self.next;
+        self.forget_counts(from);
         let first = self.chunks.partition_point(|chunk| chunk.last < from);
         for at in (first..self.chunks.len()).rev() {
             let (start, end) = (from.max(self.chunks[at].first), self.chunks[at].last + 1);

@@ -33,6 +33,9 @@ impl Shard {
             });
             let rows = queue.log.dead_rows.drain(..);
             cut.batch.dropped_waiting.extend(rows.map(|seq| (id, seq)));
+            let counts = queue.log.take_counts().into_iter();
+            let rows = counts.map(|(seq, count)| WaitingRow::count(id, seq, count));
+            cut.batch.waiting.extend(rows);
             cut.batch
                 .dropped_segments
                 .append(&mut queue.log.dead_segments);

@@ -153,6 +153,8 @@ impl World {
             ("x-dead-letter-exchange", Value::text("")),
             ("x-dead-letter-routing-key", Value::text("dead")),
             ("x-max-length", Value::I32(12)),
+            // No limit, but returns are counted.
+            ("x-delivery-limit", Value::I32(-1)),
         ];
         let work = [
             ("x-retry-limit", Value::I32(1)),
@@ -465,6 +467,9 @@ impl World {
                 assert!(found.contains(&(*origin, *id)), "{origin} lost {id}");
             }
         }
+        self.commit_all();
+        let left = wait(self.memory.load()).expect("an image").waiting;
+        assert!(left.is_empty(), "{} rows of no message", left.len());
     }
 
     fn wake_all(&mut self, id: QueueId) {

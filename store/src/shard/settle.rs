@@ -200,7 +200,7 @@ impl Shard {
         let known = queue.log.attempts.get(&seq).copied().unwrap_or(0);
         if known < work.retry_limit {
             queue.note_failure(seq, fault, None);
-            return queue.log.put_back(seq, 1, run.own.clone());
+            return self.put_back_counted(run, seq);
         }
         let one = Unacked {
             seq,
@@ -237,8 +237,20 @@ impl Shard {
                 if too_many {
                     queue.doomed.insert(seq, Reason::DeliveryLimit);
                 }
-                queue.log.put_back(seq, 1, run.own.clone());
+                self.put_back_counted(run, seq);
             }
+        }
+    }
+
+    /// Back to its place, and the next commit writes how often that was.
+    fn put_back_counted(&mut self, run: &Unacked, seq: Seq) {
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
+        queue.log.put_back(seq, 1, run.own.clone());
+        if queue.spec.durable {
+            queue.log.record_count(seq);
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }
     }
 
