@@ -1,8 +1,8 @@
 //! Messages that an `x-delayed-message` exchange, or a work queue, holds back.
 //!
-//! Keeps: each waits in a row, of the exchange's own queue where an exchange delays it, so that a restart does not lose it; when
-//! its time has come it moves on to the queues that the exchange then leads to, in one commit. BCC
-//! waits along, and goes before anybody sees the message.
+//! Keeps: each waits in a row, of the exchange's own queue where an exchange delays it, so that a
+//! restart does not lose it; when its time has come it moves on to the queues that the exchange
+//! then leads to, in one commit. BCC waits along, and goes before anybody sees the message.
 //! In: `append_all` and `hold` put messages here; `pump` sends them on.
 
 use super::*;
@@ -16,6 +16,7 @@ impl Shard {
         block: &Block,
         (first, count): (u32, u32),
         now: Micros,
+        copies: &[Vec<u8>],
     ) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
@@ -23,7 +24,7 @@ impl Shard {
         for index in first as usize..(first + count) as usize {
             // Other keys are for an exchange, which routes again.
             let keys = match queue.delays_for {
-                Some(_) => &self.copies[..],
+                Some(_) => copies,
                 None => &[],
             };
             let Some((ms, raw)) = delay::take_span(block, index, keys, now) else {
@@ -72,7 +73,7 @@ impl Shard {
                 queue.log.append(piece.slice(from, offset - from));
             }
             if waits {
-                self.hold_back(id, &piece.block, (index as u32, 1), now);
+                self.hold_back(id, &piece.block, (index as u32, 1), now, &[]);
             }
             from = offset + 1;
         }

@@ -26,6 +26,8 @@ impl Shard {
             }
             return;
         }
+        // What this drives out of a queue has no part in them.
+        let copies = std::mem::take(&mut self.copies);
         let now = clock::now();
         let persistent = block.entries[first as usize].flags & Entry::PERSISTENT != 0;
         let piece = Piece::new(0, count, block.clone(), first, now);
@@ -65,7 +67,7 @@ impl Shard {
                 continue;
             };
             if queue.delays_for.is_some() {
-                self.hold_back(*id, block, (first, count), now);
+                self.hold_back(*id, block, (first, count), now, &copies);
                 continue;
             }
             let mut piece = piece.clone();
@@ -145,7 +147,7 @@ impl Shard {
                 continue;
             };
             if queue.delays_for.is_some() {
-                self.hold_back(id, block, (0, 1), now);
+                self.hold_back(id, block, (0, 1), now, &[]);
                 continue;
             }
             if !queue.spec.durable {

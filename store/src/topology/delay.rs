@@ -2,7 +2,8 @@
 //!
 //! Keeps: a delayed message waits in a queue that belongs to its exchange and has no name for
 //! clients; it is routed when its time has come, by the bindings there are then.
-//! In: `Exchange`, and `shard::delay`, which keeps the messages; work queues delay by the same headers.
+//! In: `Exchange`, and `shard::delay`, which keeps the messages; work queues delay by the same
+//! headers.
 //! Source: the plug-in `rabbitmq_delayed_message_exchange`; unlike there any delay is kept, and a
 //! message that waits is not returned as unroutable.
 
@@ -16,7 +17,8 @@ use crate::model::{Micros, QueueId};
 /// The exchange type.
 pub const KIND: &str = "x-delayed-message";
 const HEADER: &str = "x-delay";
-/// The instant instead of the span: an AMQP timestamp (seconds), or a whole number of ms since 1970.
+/// The instant instead of the span: an AMQP timestamp (seconds), or a whole number of ms since
+/// 1970.
 const INSTANT: &str = "x-deliver-at";
 /// No message waits longer: ten years, ms.
 const SPAN_MAX: i64 = 315_360_000_000;
