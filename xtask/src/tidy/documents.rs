@@ -1,7 +1,8 @@
 //! Rules for documents, and between them.
 //!
-//! Keeps: every guide page can be reached from the README.
-//! Never: checks spelling or links to the outside.
+//! Keeps: every guide page can be reached from the README; every proof that a page on AMQP names
+//! is there.
+//! Never: checks spelling or links to the outside; judges what a proof proves.
 //! In: `tidy`.
 
 use std::collections::BTreeSet;
@@ -9,12 +10,20 @@ use std::collections::BTreeSet;
 use super::Finding;
 use super::source::{Source, numbered};
 
+/// The pages that name a proof for each of their rows.
+const ON_AMQP: &str = "docs/reference/amqp";
+
+/// Where conversations are; the pages leave this and `.conv` out.
+const CONVERSATIONS: &str = "tests/conversation/";
+
 /// All findings on Markdown files.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     let documents = || sources.iter().filter(|source| source.path.ends_with(".md"));
     let mut findings: Vec<_> = documents().filter_map(one_title).collect();
     findings.extend(documents().flat_map(|source| broken_links(source, sources)));
     findings.extend(unlinked_pages(sources));
+    let on_amqp = documents().filter(|source| source.path.starts_with(ON_AMQP));
+    findings.extend(on_amqp.flat_map(|source| missing_proofs(source, sources)));
     findings
 }
 
@@ -64,6 +73,44 @@ fn broken_links(source: &Source, sources: &[Source]) -> Vec<Finding> {
         .filter(|(_, link)| !exists(resolved(&source.path, link).trim_end_matches('/')))
         .map(|(line, link)| {
             Finding::new(source, line, format!("links to {link}, which is not there"))
+        })
+        .collect()
+}
+
+/// Conversations and other files, named in backticks, that are not there.
+fn missing_proofs(source: &Source, sources: &[Source]) -> Vec<Finding> {
+    let exists = |path: &str| sources.iter().any(|one| one.path == path);
+    let is_folder = |path: &str| sources.iter().any(|one| one.is_in(path));
+    let wanted = |name: &str| -> Option<String> {
+        if [".rs", ".py", ".go", ".js", ".java"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
+            return Some(name.to_owned());
+        }
+        let stem = name.strip_suffix(".conv").unwrap_or(name);
+        let (folder, file) = stem.rsplit_once('/')?;
+        if file.is_empty() {
+            return None;
+        }
+        let homes = ["", "tests/", CONVERSATIONS].map(|home| format!("{home}{folder}"));
+        let home = homes
+            .iter()
+            .find(|home| is_folder(home) && home.starts_with("tests/conversation"));
+        match home {
+            Some(home) => Some(format!("{home}/{file}.conv")),
+            None => (stem != name).then(|| name.to_owned()),
+        }
+    };
+    let named = prose(&source.text).flat_map(|(number, line)| {
+        let names = line.split('`').skip(1).step_by(2);
+        names.map(move |name| (number, name))
+    });
+    named
+        .filter_map(|(line, name)| Some((line, name, wanted(name)?)))
+        .filter(|(_, _, path)| !exists(path))
+        .map(|(line, name, _)| {
+            Finding::new(source, line, format!("names {name}, which is not there"))
         })
         .collect()
 }
@@ -150,6 +197,28 @@ mod tests {
             told,
             ["docs/guide/queues.md: is linked neither in README.md nor in docs/guide/README.md"]
         );
+    }
+
+    #[test]
+    fn a_proof_must_be_there() {
+        let page = "# A\n| `text/plain` | `queue/there`, `queue/gone`, `traced` |\n\
+                    `conversation_traced/x/gone` and `new/kind.conv`\n`a/src/a.rs` `a/src/b.rs`\n";
+        let files = [
+            ("docs/reference/amqp-queues.md", page),
+            ("docs/reference/other.md", page),
+            ("tests/conversation/queue/there.conv", ""),
+            ("tests/conversation_traced/x/there.conv", ""),
+            ("a/src/a.rs", ""),
+        ];
+        let gone = [
+            "queue/gone",
+            "conversation_traced/x/gone",
+            "new/kind.conv",
+            "a/src/b.rs",
+        ];
+        let gone = gone
+            .map(|name| format!("docs/reference/amqp-queues.md: names {name}, which is not there"));
+        assert_eq!(texts(&files), gone);
     }
 
     #[test]
