@@ -102,6 +102,8 @@ pub struct QueueStats {
     pub oldest_ready_at: Option<Micros>,
     pub ready_bytes: u64,
     pub dead_letter: bool,
+    /// Duplicates that were dropped since the start.
+    pub deduplicated: u64,
 }
 
 /// A look at everything, for metrics.
@@ -418,6 +420,7 @@ impl Store {
             oldest_ready_at: queue.log.oldest_ready_at(),
             ready_bytes: queue.log.ready_bytes(),
             dead_letter: queue.spec.name.ends_with(".dlq"),
+            deduplicated: queue.deduplicated,
         });
         Stats {
             queues: queues.collect(),
@@ -566,6 +569,7 @@ async fn recover(
         .into_iter()
         .map(|row| (row.name.clone(), row))
         .collect();
+    shard.restore_keys(image.deduplication);
     let redrives = image.redrives.into_iter();
     shard.redrives = redrives.map(|row| (row.id.clone(), row)).collect();
     shard.first_start();

@@ -30,6 +30,7 @@ use crate::rules::lease::Durations;
 use crate::rules::rate::Rate;
 use crate::rules::retry;
 use crate::rules::unique::Unique;
+use crate::rules::window::Window;
 use crate::topology::Vhost;
 use crate::topology::arguments::{Arguments, Work};
 
@@ -50,6 +51,7 @@ mod settle;
 pub(crate) mod sweep;
 pub(crate) mod time;
 mod trace;
+mod window;
 
 use time::later;
 
@@ -214,6 +216,10 @@ pub(crate) struct Queue {
     unique: Option<Box<Unique>>,
     /// What its messages take, where leases go by that.
     durations: Option<Box<Durations>>,
+    /// It takes a key once within a time.
+    window: Option<Box<Window>>,
+    /// Duplicates since the start.
+    pub(crate) deduplicated: u64,
     rate: Rate,
     /// The rate allowed no more: time lets it go on.
     throttled: bool,
@@ -311,6 +317,8 @@ pub struct Shard {
     tracing: bool,
     /// There is, or was, a work queue.
     pub(crate) works: bool,
+    /// There is, or was, a queue with a deduplication window.
+    windows: bool,
     /// CC and BCC of the message that is being published, while it is.
     copies: Vec<Vec<u8>>,
 }
@@ -356,6 +364,7 @@ impl Shard {
             merging: false,
             tracing: false,
             works: false,
+            windows: false,
             copies: Vec::new(),
         }
     }

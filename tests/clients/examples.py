@@ -27,7 +27,7 @@ CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
-          "invoices.dlq", "payments", "payments.dlq", "reminders"]
+          "invoices.dlq", "payments", "payments.dlq", "reminders", "charges"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -201,6 +201,25 @@ def node_delays():
     delays("node", "node", "delays.js")
 
 
+def idempotency(language, *command):
+    """Five publishes of three payments are three payments."""
+    with Program(language, *command) as program:
+        program.expect("^confirmed: 5$")
+        for payment in ("1001", "1002", "1003"):
+            program.expect(f"^paid: {payment}$")
+        program.ends()
+        paid = [line for line in program.seen if line.startswith("paid")]
+        assert len(paid) == 3, program.seen
+
+
+def python_idempotency():
+    idempotency("python", PYTHON, "idempotency.py")
+
+
+def node_idempotency():
+    idempotency("node", "node", "idempotency.js")
+
+
 def redrive(language, *command):
     """Of four dead invoices two go back and are done, two are purged."""
     with Program(language, *command) as program:
@@ -305,14 +324,14 @@ def checks(language):
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
-                yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays)
+                yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
             yield node_tasks
             if os.environ.get("LEVERET"):
-                yield from (node_order_by_key, node_redrive, node_retries, node_delays)
+                yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

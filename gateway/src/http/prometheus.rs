@@ -110,6 +110,12 @@ impl Page {
             queues,
             age,
         );
+        let name = "leveret_queue_messages_deduplicated_total";
+        self.head(name, "counter", "Duplicates that the queue dropped.");
+        for queue in queues.iter().filter(|queue| queue.deduplicated > 0) {
+            let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
+            self.line(name, &labels, queue.deduplicated);
+        }
         let name = "leveret_dead_letter_queue_messages";
         self.head(name, "gauge", "Messages in a dead-letter queue.");
         for queue in queues.iter().filter(|queue| queue.dead_letter) {
@@ -181,7 +187,7 @@ impl Page {
             ),
             (
                 "messages_deduplicated",
-                "Duplicates that an exchange confirmed and dropped.",
+                "Duplicates that an exchange or a queue confirmed and dropped.",
                 counters.deduplicated,
             ),
             (

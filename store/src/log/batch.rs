@@ -135,6 +135,16 @@ impl WaitingRow {
     }
 }
 
+/// Keys that one commit brought to a queue with a deduplication window: never updated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeduplicationRow {
+    pub queue: QueueId,
+    /// When the newest key inside came, ms.
+    pub newest_ms: i64,
+    /// `rules::window` layout.
+    pub entries: Vec<u8>,
+}
+
 /// A step in a job's life. Applied in order within the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobChange {
@@ -184,6 +194,10 @@ pub struct Batch {
     pub redrives: Vec<RedriveRow>,
     /// Forgotten; missing ones are no error.
     pub dropped_redrives: Vec<Arc<str>>,
+    /// Applied after `dropped_deduplication`.
+    pub deduplication: Vec<DeduplicationRow>,
+    /// A queue's rows go whose newest key came at this time, ms, or before.
+    pub dropped_deduplication: Vec<(QueueId, i64)>,
 }
 
 impl Batch {
@@ -203,6 +217,8 @@ impl Batch {
             && self.fires.is_empty()
             && self.redrives.is_empty()
             && self.dropped_redrives.is_empty()
+            && self.deduplication.is_empty()
+            && self.dropped_deduplication.is_empty()
     }
 }
 

@@ -137,7 +137,13 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
 }
 
 /// Keys that RabbitMQ does not have, by their beginnings.
-const OWN: [&str; 4] = ["lease-", "partition-", "rate-limit", "retry-"];
+const OWN: [&str; 5] = [
+    "deduplication-",
+    "lease-",
+    "partition-",
+    "rate-limit",
+    "retry-",
+];
 
 /// What our own keys may say is what arguments may.
 fn rules_of_work(spec: &PolicySpec, table: &Table) -> Result<()> {
@@ -260,6 +266,14 @@ mod tests {
                 Value::I64(0),
                 "policy 'p' in vhost '/': 'rate-limit': 0 is not within one a day to 10000000 a \
                  second",
+            ),
+            (User, "deduplication-window", Value::I64(1000), ""),
+            (
+                User,
+                "deduplication-window",
+                Value::I64(2_592_000_001),
+                "policy 'p' in vhost '/': 'deduplication-window': 2592000001 is not within 1000 to \
+                 2592000000",
             ),
             (Operator, "overflow", Value::text("drop-head"), ""),
             (

@@ -252,6 +252,8 @@ pub struct Log {
     ready_body: Option<u64>,
     unacked: u64,
     pub resident: u64,
+    /// Nothing leaves before it is on disk, so that no crash can make it come twice.
+    pub disk_first: bool,
     /// Messages below may have been handed out according to the newest commit that is on disk.
     pub handed: Seq,
     /// The same for the commit under way: enough for the messages that it brings to disk itself.

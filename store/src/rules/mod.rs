@@ -9,3 +9,4 @@ pub mod rate;
 pub mod redrive;
 pub mod retry;
 pub mod unique;
+pub mod window;

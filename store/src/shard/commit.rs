@@ -39,6 +39,7 @@ impl Shard {
             cut.batch
                 .dropped_segments
                 .append(&mut queue.log.dead_segments);
+            queue.save_keys(&mut cut.batch);
             let all = !queue.consumers.is_empty() || queue.saved_handed == Seq::MAX;
             let handed = if all {
                 queue.log.next_seq()

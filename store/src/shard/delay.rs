@@ -110,7 +110,7 @@ impl Shard {
                         }
                         None => (piece.block.clone(), (index as u32, 1)),
                     };
-                    self.append_all(queues.as_slice(), None, &block, part, 0);
+                    self.append_published(queues.as_slice(), None, &block, part, 0);
                 }
                 _ => self.counters.unroutable += 1,
             }

@@ -25,7 +25,9 @@ impl Shard {
             log.handed = Seq::MAX;
         }
         let unique = Unique::of(&spec.arguments).map(Box::new);
-        let queue = Queue {
+        self.windows |= arguments.deduplication.is_some();
+        let window = arguments.deduplication.clone();
+        let mut queue = Queue {
             spec,
             arguments,
             log,
@@ -43,10 +45,13 @@ impl Shard {
             delays_for,
             unique,
             durations: None,
+            window: None,
+            deduplicated: 0,
             rate: Rate::default(),
             throttled: false,
             failures: HashMap::default(),
         };
+        queue.set_window(window);
         self.queues.insert(id, queue);
         self.watch(id);
     }
@@ -73,6 +78,11 @@ impl Shard {
         self.works |= arguments.work.is_some();
         queue.log.keep_order_by_key(arguments.partition.clone());
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
+        self.windows |= arguments.deduplication.is_some();
+        if queue.set_window(arguments.deduplication.clone()) {
+            window::drop_rows(&mut self.pending, id);
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
         queue.throttled = false;
         if queue.arguments.expires_ms != arguments.expires_ms {
             // Nobody could know before that being idle would count.

@@ -71,7 +71,8 @@ impl Shard {
                 continue;
             }
             let mut piece = piece.clone();
-            piece.persistent = persistent && queue.spec.durable;
+            // A key shares its message's fate, so with a window both are written.
+            piece.persistent = (persistent || queue.window.is_some()) && queue.spec.durable;
             piece.ticket = if piece.persistent { ticket } else { 0 };
             if piece.persistent {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
@@ -95,7 +96,7 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, channel: ChannelKey, confirm: u64, count: u32) {
+    pub(super) fn refuse(&mut self, channel: ChannelKey, confirm: u64, count: u32) {
         for number in confirm..confirm + u64::from(count) {
             let out = Out::Refuse {
                 channel: channel.channel,
@@ -131,6 +132,7 @@ impl Shard {
             if unique.is_none_or(|keys| keys.admit(message, seq, piece.at, |seq| log.has(seq))) {
                 queue.log.append(piece.slice(offset, 1));
             } else {
+                queue.deduplicated += 1;
                 self.counters.deduplicated += 1;
             }
         }
@@ -143,6 +145,9 @@ impl Shard {
         self.counters.published += 1;
         let mut held = Vec::new();
         for id in self.route(vhost, block, 0)?.as_slice().iter().copied() {
+            if self.windows && !self.admits(id, block) {
+                continue;
+            }
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
@@ -200,7 +205,7 @@ impl Shard {
         }
     }
 
-    fn may_refuse(&self, id: QueueId) -> bool {
+    pub(super) fn may_refuse(&self, id: QueueId) -> bool {
         let queue = self.queues.get(&id);
         queue.is_some_and(|queue| queue.arguments.reject_publish)
     }
@@ -218,7 +223,7 @@ impl Shard {
     }
 
     /// A message for which there was no room, and where it goes instead.
-    fn turn_away(&mut self, id: QueueId, piece: &Piece) {
+    pub(super) fn turn_away(&mut self, id: QueueId, piece: &Piece) {
         let queue = self.queues.get(&id);
         if queue.is_some_and(|queue| queue.arguments.bury_refused) {
             self.dead_letter(id, piece, Reason::Maxlen);

@@ -207,7 +207,7 @@ impl Shard {
             if !run.copies.is_empty() {
                 self.copies = run.copies.to_vec();
             }
-            self.append_all(queues, run.channel, run.block, part, run.confirm);
+            self.append_published(queues, run.channel, run.block, part, run.confirm);
             return self.copies.clear();
         }
         if let Queues::Dropped = queues {

@@ -254,7 +254,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        piece.persistent &= queue.spec.durable;
+        piece.persistent = (piece.persistent || queue.window.is_some()) && queue.spec.durable;
         if piece.persistent {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }

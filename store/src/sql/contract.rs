@@ -151,6 +151,8 @@ contract! {
     retire_leaves_open_jobs_alone,
     schedules_are_replaced_and_dropped,
     redrives_are_replaced_and_dropped,
+    keys_come_with_their_commit_and_go_by_age,
+    a_deleted_queue_takes_its_keys_along,
     an_empty_batch_passes,
     rules_come_back_in_order,
     a_rule_is_replaced_and_deleted,
@@ -1119,6 +1121,65 @@ async fn redrives_are_replaced_and_dropped(bench: Bench) {
     };
     bench.commit(drop).await.unwrap();
     assert_eq!(bench.load().await.redrives, [ended]);
+}
+
+fn keys(queue: u64, newest_ms: i64) -> DeduplicationRow {
+    DeduplicationRow {
+        queue: QueueId(queue),
+        newest_ms,
+        entries: vec![newest_ms as u8; 44],
+    }
+}
+
+async fn keys_come_with_their_commit_and_go_by_age(bench: Bench) {
+    let with = |rows: Vec<DeduplicationRow>| Batch {
+        deduplication: rows,
+        ..Batch::default()
+    };
+    let first = Batch {
+        deduplication: vec![keys(2, 7), keys(1, 5)],
+        ..put_queues([1, 2])
+    };
+    bench.commit(first).await.unwrap();
+    bench.commit(with(vec![keys(1, 6)])).await.unwrap();
+    assert_eq!(
+        bench.load().await.deduplication,
+        [keys(2, 7), keys(1, 5), keys(1, 6)]
+    );
+    let unsynced = Arc::new(with(vec![keys(1, 9)]));
+    bench.backend().commit(unsynced, false).await.unwrap();
+    // What is dropped is what was there before.
+    let drop = Batch {
+        dropped_deduplication: vec![(QueueId(1), 6), (QueueId(3), 99)],
+        ..with(vec![keys(1, 4), keys(1, 8)])
+    };
+    bench.commit(drop).await.unwrap();
+    let bench = bench.crash().await;
+    assert_eq!(
+        bench.load().await.deduplication,
+        [keys(2, 7), keys(1, 9), keys(1, 4), keys(1, 8)]
+    );
+    done(bench).await;
+}
+
+async fn a_deleted_queue_takes_its_keys_along(bench: Bench) {
+    let first = Batch {
+        deduplication: (1..2500).map(|n| keys(1 + n as u64 % 2, n)).collect(),
+        ..put_queues([1, 2])
+    };
+    bench.commit(first).await.unwrap();
+    let delete = Batch {
+        definitions: vec![DefinitionChange::DeleteQueue(QueueId(1))],
+        ..Batch::default()
+    };
+    bench.commit(delete).await.unwrap();
+    bench.backend().maintain().await.unwrap();
+    let rows = bench.load().await.deduplication;
+    assert_eq!(rows.len(), 1250);
+    assert!(rows.iter().all(|row| row.queue == QueueId(2)));
+    let bench = bench.reopen().await;
+    assert_eq!(bench.load().await.deduplication, rows);
+    done(bench).await;
 }
 
 async fn schedules_are_replaced_and_dropped(bench: Bench) {

@@ -65,6 +65,7 @@ struct State {
     keys: BTreeMap<String, KeyClaim>,
     schedules: BTreeMap<String, ScheduleRow>,
     redrives: BTreeMap<Arc<str>, RedriveRow>,
+    deduplication: Vec<DeduplicationRow>,
     fires: BTreeMap<(String, Micros), Micros>,
     last_queue_id: u64,
     last_segment_id: u64,
@@ -491,6 +492,12 @@ impl State {
         let redrives = batch.redrives.iter();
         self.redrives
             .extend(redrives.map(|row| (row.id.clone(), row.clone())));
+        for (queue, until) in &batch.dropped_deduplication {
+            self.deduplication
+                .retain(|row| row.queue != *queue || row.newest_ms > *until);
+        }
+        self.deduplication
+            .extend(batch.deduplication.iter().cloned());
         let fires = batch.fires.iter();
         self.fires
             .extend(fires.map(|row| ((row.schedule.clone(), row.nominal_at), row.fired_at)));
@@ -658,6 +665,8 @@ impl State {
         self.segments
             .retain(|_, row| queues.contains_key(&row.queue));
         self.waiting.retain(|(id, _), _| queues.contains_key(id));
+        self.deduplication
+            .retain(|row| queues.contains_key(&row.queue));
         let segments = &self.segments;
         self.settled.retain(|id, _| segments.contains_key(id));
     }
@@ -686,6 +695,7 @@ impl State {
             waiting: waiting.collect(),
             schedules: self.schedules.values().cloned().collect(),
             redrives: self.redrives.values().cloned().collect(),
+            deduplication: self.deduplication.clone(),
             last_queue_id: self.last_queue_id,
             last_segment_id: self.last_segment_id,
             ..self.access.image()
@@ -719,82 +729,5 @@ fn header(row: &SegmentRow) -> SegmentHeader {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::super::contract::{put_queues, segment, waiting};
-    use super::*;
-
-    fn appends(n: u64) -> Arc<Batch> {
-        let segments = vec![segment(n, 1, n * 10)];
-        Arc::new(Batch {
-            number: n,
-            segments,
-            ..put_queues([1])
-        })
-    }
-
-    async fn segments(memory: &Memory) -> Vec<u64> {
-        let image = memory.load().await.unwrap();
-        image.segments.iter().map(|row| row.id.0).collect()
-    }
-
-    #[tokio::test]
-    async fn a_crash_loses_what_no_synced_commit_followed() {
-        let memory = Memory::new();
-        memory.commit(appends(1), false).await.unwrap();
-        assert_eq!(segments(&memory).await, [1]);
-        assert_eq!(segments(&memory.crash()).await, [0; 0]);
-        memory.commit(appends(2), true).await.unwrap();
-        memory.commit(appends(3), false).await.unwrap();
-        assert_eq!(segments(&memory).await, [1, 2, 3]);
-        let after = memory.crash();
-        assert_eq!(segments(&after).await, [1, 2]);
-        assert_eq!(after.committed_number().await.unwrap(), 0);
-        memory.close().await;
-        assert_eq!(
-            segments(&memory.crash()).await,
-            [1, 2, 3],
-            "close makes all durable"
-        );
-    }
-
-    #[tokio::test]
-    async fn planned_failures_come_in_order_and_once() {
-        let memory = Memory::new();
-        memory.fail_next(CommitError::NotDone("planned".into()), false);
-        memory.fail_next(CommitError::Unknown("planned".into()), false);
-        memory.fail_next(CommitError::Unknown("planned".into()), true);
-        for (n, stored) in [(1, 0), (2, 0), (3, 3)] {
-            assert!(memory.commit(appends(n), true).await.is_err());
-            assert_eq!(memory.committed_number().await.unwrap(), stored);
-        }
-        memory.commit(appends(4), true).await.unwrap();
-        assert_eq!(segments(&memory).await, [3, 4]);
-    }
-
-    #[tokio::test]
-    async fn a_full_store_takes_only_what_frees_room() {
-        let memory = Memory::new();
-        memory.commit(appends(1), true).await.unwrap();
-        memory.set_full(true);
-        let full = memory.commit(appends(2), true).await;
-        assert!(matches!(full, Err(CommitError::Full(_))));
-        let wait = Batch {
-            waiting: vec![waiting(1, 5, 1)],
-            ..Batch::default()
-        };
-        assert!(matches!(
-            memory.commit(Arc::new(wait), true).await,
-            Err(CommitError::Full(_))
-        ));
-        let drops = Batch {
-            dropped_segments: vec![SegmentId(1)],
-            ..Batch::default()
-        };
-        memory.commit(Arc::new(drops), true).await.unwrap();
-        memory.set_full(false);
-        memory.commit(appends(2), true).await.unwrap();
-        assert_eq!(segments(&memory.crash()).await, [2]);
-    }
-}
+#[path = "memory/memory_tests.rs"]
+mod tests;

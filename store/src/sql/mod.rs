@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::log::batch::{Batch, Committed, HeadRow, WaitingRow};
+use crate::log::batch::{Batch, Committed, DeduplicationRow, HeadRow, WaitingRow};
 use crate::model::*;
 
 pub mod memory;
@@ -98,6 +98,8 @@ pub struct Image {
     pub schedules: Vec<ScheduleRow>,
     /// Ordered by id.
     pub redrives: Vec<RedriveRow>,
+    /// In the order of their commits.
+    pub deduplication: Vec<DeduplicationRow>,
     /// Highest ids ever used, so that none is used twice (0 when none was).
     pub last_queue_id: u64,
     pub last_segment_id: u64,
@@ -148,7 +150,7 @@ pub trait Backend: Send + Sync + 'static {
     /// segments inserted; settled and head rows replaced; dropped segments deleted;
     /// dropped waiting rows deleted, then waiting rows put (one that exists is
     /// replaced); jobs in order; dropped schedules deleted, then schedules put, the
-    /// same with redrives. A fire row that
+    /// same with redrives; old deduplication rows dropped, then new ones inserted. A fire row that
     /// exists, and an idempotency scope still claimed at its job's `created_at`, is `NotDone`.
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
 

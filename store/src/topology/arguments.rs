@@ -6,6 +6,7 @@ use amqp::field::{Table, Value};
 
 use crate::definitions::kind_of;
 use crate::model::Micros;
+use crate::rules::window::{self, Deduplication, SPAN_MAX_MS, SPAN_MIN_MS};
 
 /// Retries after the first delivery, when the work rules hold.
 pub const RETRY_LIMIT: u32 = 5;
@@ -174,6 +175,8 @@ pub struct Arguments {
     pub partition: Option<Partition>,
     /// Deliveries a second.
     pub rate_limit: Option<f64>,
+    /// A key is taken once within a time.
+    pub deduplication: Option<Deduplication>,
 }
 
 /// Neither TTL nor expiry is longer: ten years, ms, as in RabbitMQ.
@@ -351,6 +354,23 @@ impl Arguments {
         }))
     }
 
+    fn deduplication(asked: &Asked<'_>) -> Result<Option<Deduplication>, Invalid> {
+        let header = asked.text(window::HEADER)?;
+        if let Some(name) = header
+            .as_deref()
+            .filter(|name| name.is_empty() || name.len() > 128)
+        {
+            let reason = format!("a name of {} bytes is not within 1 to 128", name.len());
+            return Err((window::HEADER.into(), reason));
+        }
+        let (low, high) = (SPAN_MIN_MS.cast_signed(), SPAN_MAX_MS.cast_signed());
+        let span = asked.within(window::ARGUMENT, low, high)?;
+        Ok(span.map(|span| Deduplication {
+            header: header.as_deref().unwrap_or(window::HEADER).into(),
+            span_ms: span.cast_unsigned(),
+        }))
+    }
+
     /// Parses; the error is the explanation without queue and vhost: (argument, reason).
     pub fn parse(table: &Table, work: bool) -> Result<Self, (String, String)> {
         let asked = Asked(table);
@@ -390,6 +410,7 @@ impl Arguments {
             work: None,
             partition: Self::partition(&asked)?.filter(|_| max_priority == 0),
             rate_limit: asked.rate("x-rate-limit")?,
+            deduplication: Self::deduplication(&asked)?,
         };
         if out.dead_letter_key.is_some() && out.dead_letter_exchange.is_none() {
             return Err((
@@ -644,6 +665,21 @@ mod tests {
                 "\"expected integer, got longstr\"",
             ),
             ("x-consumer-timeout", Value::I32(-5), "{value_negative,-5}"),
+            (
+                "x-deduplication-window",
+                Value::I32(999),
+                "999 is not within 1000 to 2592000000",
+            ),
+            (
+                "x-deduplication-window",
+                text("1000"),
+                "\"expected integer, got longstr\"",
+            ),
+            (
+                "x-deduplication-header",
+                text(""),
+                "a name of 0 bytes is not within 1 to 128",
+            ),
             (
                 "x-quorum-initial-group-size",
                 Value::I32(0),

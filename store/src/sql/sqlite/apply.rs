@@ -101,6 +101,7 @@ pub(super) async fn batch(
     put_heads(conn, &mut script, texts, place.run, batch).await?;
     drop_waiting(conn, &mut script, texts, &batch.dropped_waiting).await?;
     put_waiting(conn, &mut script, texts, &batch.waiting).await?;
+    put_keys(conn, &mut script, batch).await?;
     let mut committed = Committed::default();
     if has_more(batch) {
         script.send(conn).await?;
@@ -137,6 +138,8 @@ fn is_small(batch: &Batch) -> bool {
         && batch.heads.len() <= 64
         && batch.waiting.len() <= 1
         && batch.dropped_waiting.len() <= 8
+        && batch.deduplication.len() <= 1
+        && batch.dropped_deduplication.is_empty()
 }
 
 /// Deletes segments and what is settled in them.
@@ -343,6 +346,29 @@ async fn put_waiting(
             script.value(&*row.data)?;
         }
         left = &left[places..];
+    }
+    Ok(())
+}
+
+async fn put_keys(
+    conn: &mut SqliteConnection,
+    script: &mut Script,
+    batch: &Batch,
+) -> Result<(), sqlx::Error> {
+    for (queue, until) in &batch.dropped_deduplication {
+        script
+            .statement(conn, statement::DEDUPLICATION_DROP)
+            .await?;
+        script.number(queue.0)?;
+        script.value(*until)?;
+    }
+    for row in &batch.deduplication {
+        script
+            .statement(conn, statement::DEDUPLICATION_INSERT)
+            .await?;
+        script.number(row.queue.0)?;
+        script.value(row.newest_ms)?;
+        script.value(&*row.entries)?;
     }
     Ok(())
 }

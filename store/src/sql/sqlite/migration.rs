@@ -30,6 +30,7 @@ migrations! {
     5 = "0005_damage",
     7 = "0007_exchange_types",
     8 = "0008_access",
+    10 = "0010_deduplication",
     12 = "0012_redrive",
 }
 

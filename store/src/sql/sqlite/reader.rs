@@ -15,7 +15,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{Doomed, access, statement};
-use crate::log::batch::{HeadRow, WaitingRow};
+use crate::log::batch::{DeduplicationRow, HeadRow, WaitingRow};
 use crate::model::*;
 use crate::sql::{Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
 
@@ -71,6 +71,7 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         waiting: rows(conn, statement::WAITING_LIST, waiting).await?,
         schedules: rows(conn, statement::SCHEDULE_LIST, schedule).await?,
         redrives: rows(conn, statement::REDRIVE_LIST, redrive).await?,
+        deduplication: rows(conn, statement::DEDUPLICATION_LIST, deduplication).await?,
         last_queue_id: number(&ids, 0)?,
         last_segment_id: number(&ids, 1)?,
     };
@@ -99,6 +100,13 @@ fn prune(image: &mut Image) -> Doomed {
     image.settled.retain(|(id, _)| kept.contains(id));
     let mut gone = HashSet::new();
     image.waiting.retain(|row| {
+        let keep = queues.contains(&row.queue);
+        if !keep && gone.insert(row.queue) {
+            doomed.queues.push(row.queue);
+        }
+        keep
+    });
+    image.deduplication.retain(|row| {
         let keep = queues.contains(&row.queue);
         if !keep && gone.insert(row.queue) {
             doomed.queues.push(row.queue);
@@ -387,6 +395,14 @@ fn schedule(row: &SqliteRow) -> Result<ScheduleRow, sqlx::Error> {
         name: row.try_get(0)?,
         spec_hash: number(row, 1)?,
         last_nominal_at: row.try_get(2)?,
+    })
+}
+
+fn deduplication(row: &SqliteRow) -> Result<DeduplicationRow, sqlx::Error> {
+    Ok(DeduplicationRow {
+        queue: QueueId(number(row, 0)?),
+        newest_ms: row.try_get(1)?,
+        entries: row.try_get(2)?,
     })
 }
 

@@ -349,8 +349,14 @@ impl State {
             .execute(self.connection().await?)
             .await?
             .rows_affected();
-        self.grew(u64::from(self.shared.options.page_bytes) * (1 + swept / 8));
-        Ok(swept)
+        let keys = sqlx::query(statement::DEDUPLICATION_DELETE_OF_QUEUE)
+            .bind(queue.0.cast_signed())
+            .bind(SWEEP_WAITING.cast_signed())
+            .execute(self.connection().await?)
+            .await?
+            .rows_affected();
+        self.grew(u64::from(self.shared.options.page_bytes) * (2 + (swept + keys) / 8));
+        Ok(swept.max(keys))
     }
 
     /// Short when the checkpointer went before. A reader in the way makes it end without effect.
@@ -490,6 +496,8 @@ fn log_bytes(batch: &Batch, page: u64) -> u64 {
         .iter()
         .map(|row| blob(row.index.len() + row.data.len()))
         .sum();
+    let keys = batch.deduplication.iter();
+    let keys: u64 = keys.map(|row| blob(row.entries.len())).sum();
     let small = batch.heads.len() / 64
         + batch.settled.len() / 8
         + batch.jobs.len()
@@ -497,7 +505,7 @@ fn log_bytes(batch: &Batch, page: u64) -> u64 {
         + batch.dropped_waiting.len() / 8
         + batch.definitions.len()
         + batch.fires.len() / 8;
-    segments + waiting + (small as u64 + 3) * page
+    segments + waiting + keys + (small as u64 + 3) * page
 }
 
 /// SQLite's extended result code.

@@ -1,0 +1,216 @@
+//! Publishes to queues that take a key once within a time.
+//!
+//! Keeps: decided under the queues' lock, so that of two connections one is first; a key is written
+//! with its message, and neither it nor its duplicate is confirmed before that commit (I2).
+//! Never: looks at what moves on its own: retries, dead letters, redrives and returns are no
+//! publishes.
+//! In: `route`, `delay`, `hold`; `cut` asks for the rows, recovery brings them back.
+
+use super::*;
+use crate::log::batch::DeduplicationRow;
+use crate::rules::window::{Deduplication, Verdict, Window};
+
+/// What the queues say of one message.
+#[derive(Default, PartialEq, Eq)]
+struct Judged {
+    /// They take it.
+    into: Vec<QueueId>,
+    /// They have no room for it, or for its key.
+    full: Vec<QueueId>,
+    duplicates: u64,
+    /// Its confirm waits for the next commit.
+    durable: bool,
+}
+
+impl Shard {
+    /// Appends what is published.
+    pub(super) fn append_published(
+        &mut self,
+        queues: &[QueueId],
+        channel: Option<ChannelKey>,
+        block: &Arc<Block>,
+        (first, count): (u32, u32),
+        confirm: u64,
+    ) {
+        if !self.windows || !queues.iter().any(|id| self.has_window(*id)) {
+            return self.append_all(queues, channel, block, (first, count), confirm);
+        }
+        let number = |offset: u32| match confirm {
+            0 => 0,
+            confirm => confirm + u64::from(offset),
+        };
+        let mut run: Option<(u32, Judged)> = None;
+        for offset in 0..count {
+            let judged = self.ask_windows(queues, block, (first + offset) as usize);
+            // What may be refused is counted one by one.
+            let alone = queues.iter().any(|id| self.may_refuse(*id));
+            if let Some((from, known)) = run.take() {
+                if known == judged && !alone && known.full.is_empty() {
+                    run = Some((from, known));
+                    continue;
+                }
+                let part = (first + from, offset - from);
+                self.append_judged(&known, channel, block, part, number(from));
+            }
+            match alone {
+                true => {
+                    let part = (first + offset, 1);
+                    self.append_judged(&judged, channel, block, part, number(offset));
+                }
+                false => run = Some((offset, judged)),
+            }
+        }
+        if let Some((from, known)) = run {
+            let part = (first + from, count - from);
+            self.append_judged(&known, channel, block, part, number(from));
+        }
+    }
+
+    fn has_window(&self, id: QueueId) -> bool {
+        let queue = self.queues.get(&id);
+        queue.is_some_and(|queue| queue.window.is_some())
+    }
+
+    /// Asks each queue, whose window takes the key of what enters.
+    fn ask_windows(&mut self, queues: &[QueueId], block: &Block, index: usize) -> Judged {
+        let now = clock::now();
+        let body = u64::from(block.entries[index].body_size);
+        // A call has its own key, and its caller waits for the answer.
+        let is_call = block.entries[index].flags & Entry::JOB != 0;
+        let mut out = Judged::default();
+        for &id in queues {
+            let full = self.is_full(id, body);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
+            let window = queue.window.as_mut();
+            out.durable |= window.is_some() && queue.spec.durable;
+            let key = window
+                .filter(|_| !is_call)
+                .and_then(|window| Some((window.key(block, index)?, window)));
+            let verdict = match key {
+                Some((key, window)) if full && !window.is_known(&key, now) => Verdict::Full,
+                Some((key, window)) => window.admit(&key, now),
+                None if full => Verdict::Full,
+                None => Verdict::New,
+            };
+            match verdict {
+                Verdict::New => out.into.push(id),
+                Verdict::Full => out.full.push(id),
+                Verdict::Duplicate => {
+                    out.duplicates += 1;
+                    queue.deduplicated += 1;
+                    // An empty commit would not wait for the one before it to reach the disk.
+                    Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+                }
+            }
+        }
+        out
+    }
+
+    fn append_judged(
+        &mut self,
+        judged: &Judged,
+        channel: Option<ChannelKey>,
+        block: &Arc<Block>,
+        (first, count): (u32, u32),
+        confirm: u64,
+    ) {
+        self.counters.deduplicated += judged.duplicates * u64::from(count);
+        if !judged.full.is_empty() {
+            let piece = Piece::new(0, count, block.clone(), first, clock::now());
+            for id in &judged.full {
+                self.turn_away(*id, &piece);
+            }
+            if let Some(channel) = channel.filter(|_| confirm != 0) {
+                self.refuse(channel, confirm, count);
+            }
+            return self.append_all(&judged.into, None, block, (first, count), 0);
+        }
+        if judged.durable {
+            // Not at once when a consumer is done with it: its key must be on disk.
+            self.append_all(&judged.into, None, block, (first, count), 0);
+            return self.confirm_now(channel, confirm, count, true);
+        }
+        match judged.into[..] {
+            [] => self.confirm_now(channel, confirm, count, false),
+            _ => self.append_all(&judged.into, channel, block, (first, count), confirm),
+        }
+    }
+
+    /// False for a duplicate, or where no key can be kept; for what is written before it is seen.
+    pub(super) fn admits(&mut self, id: QueueId, block: &Block) -> bool {
+        if !self.has_window(id) {
+            return true;
+        }
+        let judged = self.ask_windows(&[id], block, 0);
+        self.counters.deduplicated += judged.duplicates;
+        !judged.into.is_empty()
+    }
+
+    /// Keys that a restart found.
+    pub(crate) fn restore_keys(&mut self, rows: Vec<DeduplicationRow>) {
+        let now = clock::now();
+        for row in rows {
+            let Some(queue) = self.queues.get_mut(&row.queue) else {
+                continue;
+            };
+            match &mut queue.window {
+                Some(window) => window.restore(&row.entries, now),
+                None => drop_rows(&mut self.pending, row.queue),
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// A window begins, changes or ends; true when the rows of one that ended must go.
+    pub(super) fn set_window(&mut self, asked: Option<Deduplication>) -> bool {
+        let ended = asked.is_none() && self.window.is_some();
+        self.window = match (self.window.take(), asked) {
+            (Some(mut window), Some(asked)) => {
+                window.set(asked);
+                Some(window)
+            }
+            (None, Some(asked)) => {
+                let mut seed = [0; 8];
+                seed.copy_from_slice(&clock::random_bytes()[..8]);
+                let seed = u64::from_le_bytes(seed);
+                Some(Box::new(Window::new(asked, self.spec.durable, seed)))
+            }
+            (_, None) => None,
+        };
+        self.log.disk_first = self.window.is_some();
+        ended && self.spec.durable
+    }
+
+    /// The keys that go with the commit, and how old those are that are not needed any more.
+    pub(super) fn save_keys(&mut self, batch: &mut Batch) {
+        let id = self.spec.id;
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        if let Some(until) = window.take_drop(clock::now()) {
+            batch.dropped_deduplication.push((id, until));
+        }
+        if let Some((newest_ms, entries)) = window.take_fresh() {
+            batch.deduplication.push(DeduplicationRow {
+                queue: id,
+                newest_ms,
+                entries,
+            });
+        }
+    }
+}
+
+/// All keys of a queue leave the store.
+pub(super) fn drop_rows(pending: &mut Batch, id: QueueId) {
+    let all = (id, i64::MAX);
+    if !pending.dropped_deduplication.contains(&all) {
+        pending.dropped_deduplication.push(all);
+    }
+}
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -1,0 +1,1 @@
+delete from deduplication where id in (select id from deduplication where queue_id = ?1 limit ?2)

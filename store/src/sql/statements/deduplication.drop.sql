@@ -1,0 +1,1 @@
+delete from deduplication where queue_id = ? and newest_at <= ?

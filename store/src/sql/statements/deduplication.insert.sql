@@ -1,0 +1,1 @@
+insert into deduplication (queue_id, newest_at, entries) values (?, ?, ?)

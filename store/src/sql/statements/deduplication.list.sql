@@ -1,0 +1,1 @@
+select queue_id, newest_at, entries from deduplication order by id
