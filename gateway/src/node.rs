@@ -94,6 +94,7 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
         calls: config.calls,
         recorder,
         stop: stop.clone(),
+        leases: http::LeaseNames::default(),
     };
     let requests = http::serve(web, app);
     let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;

@@ -27,6 +27,7 @@ pub mod operator;
 pub mod password;
 pub mod policy;
 pub mod queue;
+pub mod receive;
 pub mod rules;
 pub mod shard;
 pub mod sql;
@@ -191,6 +192,9 @@ impl Store {
         tokio::spawn(log::writer::run(inner.clone()));
         tokio::spawn(load(inner.clone()));
         tokio::spawn(tick(inner.clone()));
+        let receivers = Arc::new(Notify::new());
+        inner.lock().open_receivers(receivers.clone());
+        tokio::spawn(receive::run(inner.clone(), receivers));
         let store = Self(inner);
         store.on_disk().await?;
         store.resume_redrives();
@@ -424,7 +428,7 @@ impl Store {
         });
         Stats {
             queues: queues.collect(),
-            connections: shard.sessions.len() as u64,
+            connections: shard.connections(),
             channels: shard
                 .sessions
                 .values()

@@ -45,6 +45,7 @@ mod lifecycle;
 pub(crate) mod merge;
 mod pressure;
 mod publish;
+pub mod receive;
 mod reply;
 mod route;
 mod settle;
@@ -157,6 +158,8 @@ pub(crate) struct Unacked {
     patience_ms: u64,
     /// When it was handed out, where that is measured; 0 elsewhere.
     started: Micros,
+    /// It returns at its deadline, whatever the queue's rules.
+    leased: bool,
 }
 
 #[derive(Default)]
@@ -293,6 +296,7 @@ pub struct Shard {
     /// Told when a body was read for whoever walks through a queue.
     pub(crate) read_back: Arc<Notify>,
     pub(crate) job_waiters: HashMap<JobId, Vec<oneshot::Sender<()>>, RandomState>,
+    receivers: receive::Receivers,
     /// Jobs that somebody works on.
     running: HashMap<JobId, lease::Running, RandomState>,
     pub counters: Counters,
@@ -348,6 +352,7 @@ impl Shard {
             redrives: BTreeMap::new(),
             read_back: Arc::new(Notify::new()),
             job_waiters: HashMap::default(),
+            receivers: receive::Receivers::default(),
             running: HashMap::default(),
             counters: Counters::default(),
             alarms: Alarms::default(),
@@ -539,6 +544,7 @@ impl Unacked {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            leased: false,
         }
     }
 
@@ -551,6 +557,7 @@ impl Unacked {
             deadline: self.deadline,
             patience_ms: self.patience_ms,
             started: self.started,
+            leased: self.leased,
             ..self.empty()
         };
         self.first += u64::from(count);

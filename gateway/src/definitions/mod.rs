@@ -35,7 +35,7 @@ pub(crate) fn to_table(json: &Map<String, Json>) -> Result<Table, String> {
 }
 
 /// As `to_table`, and no deeper or larger than the store reads back.
-fn to_sound_table(json: &Map<String, Json>) -> Result<Table, String> {
+pub(crate) fn to_sound_table(json: &Map<String, Json>) -> Result<Table, String> {
     let table = to_table(json)?;
     Table::parse(&table.encode()).map_err(|error| error.to_string())
 }

@@ -275,7 +275,10 @@ fn fingerprint(call: &Call) -> [u8; 32] {
 }
 
 /// A header that becomes a short string of AMQP.
-fn short_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<String>, Problem> {
+pub(super) fn short_text(
+    headers: &HeaderMap,
+    name: header::HeaderName,
+) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(&name) else {
         return Ok(None);
     };
@@ -288,7 +291,11 @@ fn short_text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<St
     }
 }
 
-async fn read_body(headers: &HeaderMap, body: Body, max: u64) -> Result<Vec<u8>, Problem> {
+pub(super) async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    max: u64,
+) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         Problem::new(
             Kind::PayloadTooLarge,

@@ -19,25 +19,31 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Calls;
+pub use leases::LeaseNames;
 use problem::{Kind, Problem};
 pub use serve::serve;
 
 mod calls;
 mod health;
 mod jobs;
+mod leases;
 mod login;
 mod message;
+mod messages;
 mod preference;
 mod problem;
 mod prometheus;
 #[cfg(test)]
 mod queue_tests;
 mod queues;
+mod receive;
 mod redrives;
 mod schedules;
 mod serve;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;
 
 /// What the routes share.
 #[derive(Clone)]
@@ -48,6 +54,7 @@ pub struct App {
     pub recorder: PrometheusHandle,
     /// Cancelled when the node stops: waiting requests answer at once.
     pub stop: CancellationToken,
+    pub leases: LeaseNames,
 }
 
 #[derive(OpenApi)]
@@ -69,7 +76,12 @@ pub fn router(app: App) -> Router {
         .routes(routes!(jobs::result))
         .routes(routes!(jobs::cancel))
         .routes(routes!(schedules::list))
-        .routes(routes!(queues::peek))
+        .routes(routes!(queues::peek, messages::publish))
+        .routes(routes!(receive::receive))
+        .routes(routes!(leases::ack))
+        .routes(routes!(leases::fail))
+        .routes(routes!(leases::extend))
+        .routes(routes!(leases::release))
         .routes(routes!(queues::purge))
         .routes(routes!(queues::dead))
         .routes(routes!(queues::purge_dead))

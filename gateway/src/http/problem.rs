@@ -41,6 +41,9 @@ pub(super) enum Kind {
     WorkerError,
     NoReply,
     DeadlineExceeded,
+    LeaseEnded,
+    QueueFull,
+    Busy,
     StorageFull,
     Stopping,
     Internal,
@@ -81,6 +84,9 @@ impl Kind {
             Self::WorkerError => (502, "worker-error", "The worker failed"),
             Self::NoReply => (504, "no-reply", "The worker sent no reply"),
             Self::DeadlineExceeded => (504, "deadline-exceeded", "The deadline has passed"),
+            Self::LeaseEnded => (410, "lease-ended", "The lease has ended"),
+            Self::QueueFull => (503, "queue-full", "The queue has no room"),
+            Self::Busy => (503, "busy", "Too much at once"),
             Self::StorageFull => (503, "storage-full", "There is no room on the disk"),
             Self::Stopping => (503, "stopping", "The server is stopping"),
             Self::Internal => (500, "internal", "The server failed"),
@@ -162,7 +168,7 @@ impl IntoResponse for Problem {
                     "Basic realm=\"leveret\", charset=\"UTF-8\"",
                 );
             }
-            Kind::KeyInUse | Kind::StorageFull | Kind::Stopping => {
+            Kind::KeyInUse | Kind::QueueFull | Kind::Busy | Kind::StorageFull | Kind::Stopping => {
                 set(header::RETRY_AFTER, "1");
             }
             Kind::PayloadTooLarge | Kind::RequestTimeout => {
@@ -186,7 +192,8 @@ impl From<Error> for Problem {
             | Error::Exists { .. }
             | Error::NotImplemented { .. } => Kind::Validation,
             Error::TooLarge { .. } => Kind::PayloadTooLarge,
-            Error::Stopped | Error::Busy { .. } => Kind::Stopping,
+            Error::Stopped => Kind::Stopping,
+            Error::Busy { .. } => Kind::Busy,
             Error::Corrupt { .. } | Error::Io(_) => {
                 tracing::error!(%error, "the store failed a request");
                 return Self::new(Kind::Internal, "the log of the server says more");

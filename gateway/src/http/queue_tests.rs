@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::*;
 
-const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+pub(super) const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
-fn declare(app: &App, name: &str, retries: Option<i64>) {
+pub(super) fn declare(app: &App, name: &str, retries: Option<i64>) {
     let mut arguments = amqp::field::Table::default();
     if let Some(retries) = retries {
         arguments.insert("x-retry-limit", amqp::field::Value::I64(retries));

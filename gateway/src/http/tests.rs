@@ -39,6 +39,7 @@ pub(super) async fn app() -> App {
         },
         recorder: PrometheusBuilder::new().build_recorder().handle(),
         stop: CancellationToken::new(),
+        leases: LeaseNames::default(),
     }
 }
 

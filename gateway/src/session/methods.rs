@@ -369,6 +369,7 @@ impl Session {
                 unacked: 0,
                 priority: asked.priority,
                 timeout_ms: asked.timeout_ms,
+                leases: false,
             };
             shard
                 .consume(id, consumer)

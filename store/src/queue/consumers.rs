@@ -25,6 +25,8 @@ pub struct Consumer {
     pub priority: i32,
     /// Until an unacked delivery is too late, ms; `None`: the queue's.
     pub timeout_ms: Option<u64>,
+    /// What it does not settle in that time returns to the queue, whatever the queue's rules.
+    pub leases: bool,
 }
 
 impl Consumer {
@@ -83,19 +85,27 @@ impl Consumers {
             .list
             .partition_point(|known| known.priority >= consumer.priority);
         self.list.insert(at, consumer);
+        if at < self.turn {
+            self.turn += 1;
+        }
     }
 
     pub fn remove(&mut self, key: ChannelKey, tag: &[u8]) -> bool {
-        let before = self.list.len();
-        self.list
-            .retain(|consumer| consumer.key != key || &*consumer.tag != tag);
-        self.turn = 0;
+        let is_it = |consumer: &Consumer| consumer.key == key && *consumer.tag == *tag;
+        let Some(at) = self.list.iter().position(is_it) else {
+            return false;
+        };
+        self.list.remove(at);
+        // Whoever comes and goes must not give the first ones more turns.
+        if at < self.turn {
+            self.turn -= 1;
+        }
         let gone = |(active, its): &(ChannelKey, Arc<[u8]>)| *active == key && **its == *tag;
         if self.active.as_ref().is_some_and(gone) {
             let next = self.list.first();
             self.active = next.map(|next| (next.key, next.tag.clone()));
         }
-        before != self.list.len()
+        true
     }
 
     pub fn drain(&mut self) -> Vec<Consumer> {
@@ -172,6 +182,7 @@ mod tests {
             unacked: 0,
             priority,
             timeout_ms: None,
+            leases: false,
         }
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Handing {
     no_ack: bool,
     /// The consumer's own patience, ms.
     timeout_ms: Option<u64>,
+    /// Its end returns the delivery.
+    leased: bool,
 }
 
 impl Shard {
@@ -25,7 +27,8 @@ impl Shard {
             channel.consumers.insert(tag, id);
         }
         if let Some(queue) = self.queues.get_mut(&id) {
-            queue.had_consumer = true;
+            // A receiver that comes and goes is no reason for a queue to go with it.
+            queue.had_consumer |= !consumer.leases;
             queue.consumers.add(consumer);
         }
     }
@@ -176,6 +179,7 @@ impl Shard {
                 own,
                 no_ack,
                 timeout_ms: consumer.timeout_ms,
+                leased: consumer.leases,
             };
             if !no_ack {
                 consumer.unacked += piece.count;
@@ -196,6 +200,7 @@ impl Shard {
             own,
             no_ack,
             timeout_ms,
+            leased,
         } = handing;
         self.counters.delivered += u64::from(piece.count);
         if redelivered {
@@ -210,6 +215,7 @@ impl Shard {
         };
         let asked = &queue.arguments;
         let patience = match &asked.work {
+            Some(_) if leased && timeout_ms.is_some() => timeout_ms,
             Some(work) => Some(work.lease_ms.unwrap_or_else(|| queue.measured_lease_ms())),
             // RabbitMQ 4.3 asks for no patience of its own but on quorum queues.
             None => timeout_ms
@@ -265,12 +271,10 @@ impl Shard {
                 deadline,
                 patience_ms: patience.unwrap_or(0),
                 started: if is_measured { now } else { 0 },
+                leased,
             });
         }
-        let entries = &piece.block.entries;
-        let (head, last) = (&entries[piece.index(0)], &entries[piece.index(count - 1)]);
-        session.outbox_bytes +=
-            u64::from(last.offset + last.len - head.offset) + 64 * u64::from(count);
+        session.outbox_bytes += outbox_bytes(&piece);
         session.outbox.push(Out::Deliver {
             channel: key.channel,
             tag,
@@ -345,6 +349,7 @@ impl Shard {
                     own,
                     no_ack,
                     timeout_ms: None,
+                    leased: false,
                 };
                 self.deliver(id, (key, Arc::from(&b""[..])), piece, handing);
                 let Some(session) = self.sessions.get_mut(&key.session) else {
@@ -425,6 +430,13 @@ impl Shard {
             self.want_load(id, ahead);
         }
     }
+}
+
+/// What a delivery costs in an outbox.
+pub(super) fn outbox_bytes(piece: &Piece) -> u64 {
+    let (entries, count) = (&piece.block.entries, piece.count);
+    let (head, last) = (&entries[piece.index(0)], &entries[piece.index(count - 1)]);
+    u64::from(last.offset + last.len - head.offset) + 64 * u64::from(count)
 }
 
 impl Queue {

@@ -283,6 +283,7 @@ impl World {
             unacked: 0,
             priority: 0,
             timeout_ms: None,
+            leases: false,
         };
         self.shard.consume(id, consumer).expect("a consumer");
         self.shard.pump(id);

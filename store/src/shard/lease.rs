@@ -141,7 +141,7 @@ impl Shard {
                     let run = &mut slot.unacked[at];
                     let over = run.deadline.is_some_and(|deadline| deadline <= now);
                     let queue = self.queues.get(&run.queue).filter(|_| over);
-                    match queue.map(|queue| queue.arguments.work.is_some()) {
+                    match queue.map(|queue| run.leased || queue.arguments.work.is_some()) {
                         Some(true) => {
                             slot.late.push(run);
                             ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
@@ -311,6 +311,7 @@ mod tests {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            leased: false,
         }
     }
 

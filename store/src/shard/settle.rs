@@ -48,7 +48,7 @@ impl Shard {
         done
     }
 
-    fn acked(&mut self, key: ChannelKey, runs: Vec<Unacked>) {
+    pub(super) fn acked(&mut self, key: ChannelKey, runs: Vec<Unacked>) {
         let mut runs = runs.into_iter().peekable();
         while let Some(run) = runs.next() {
             self.counters.acked += u64::from(run.count);
@@ -506,6 +506,7 @@ mod tests {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            leased: false,
         }
     }
 

@@ -1,0 +1,138 @@
+//! `POST /v1/queues/{queue}/messages:receive`: messages for workers without AMQP.
+//!
+//! Keeps: a request that waits is a consumer like any other, and sleeps until it is told; one that
+//! is given up gives back what was on its way to it.
+//! In: the router.  Out: `Store::receive`; `leases` settles what was received.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+use store::access::Right;
+use store::shard::receive::Leased;
+use store::topology::arguments::LEASE_MAX_MS;
+use utoipa::ToSchema;
+
+use super::App;
+use super::jobs::instant;
+use super::login::Login;
+use super::message::Content;
+use super::preference::WAIT_MAX;
+use super::problem::{Document, Kind, Problem};
+use super::queues::{Named, Place, asked, given};
+
+/// Messages received at a time: beyond, a request's own cost is small against theirs. A batch ends
+/// at a megabyte, too.
+const RECEIVE_MAX: u32 = 100;
+
+/// What to receive.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Receive {
+    /// Messages, at most; 1 to 100.
+    max: u32,
+    /// How long to wait for the first, ms; 0 to 60000.
+    wait_ms: u64,
+    /// Until when each must be settled, ms from its delivery; 1 to 43200000. When not given: what
+    /// the queue says, and 30000 where it says nothing.
+    lease_ms: Option<u64>,
+}
+
+impl Default for Receive {
+    fn default() -> Self {
+        Self {
+            max: 1,
+            wait_ms: 0,
+            lease_ms: None,
+        }
+    }
+}
+
+/// Messages, in order; none at the end of the wait.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Received {
+    messages: Vec<ReceivedMessage>,
+}
+
+/// A message on lease.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ReceivedMessage {
+    /// Settle it by this: `/v1/queues/{queue}/leases/{lease}/ack`.
+    lease: String,
+    /// RFC 3339, UTC. After it the message belongs to its next attempt.
+    lease_until: Option<String>,
+    /// This delivery's number, from 1.
+    attempt: u32,
+    /// It may have been delivered before.
+    redelivered: bool,
+    #[serde(flatten)]
+    content: Content,
+}
+
+impl ReceivedMessage {
+    fn new(app: &App, leased: &Leased) -> Self {
+        let (block, index) = (&leased.piece.block, leased.piece.index(0));
+        Self {
+            lease: app.leases.name(leased.key),
+            lease_until: instant(Some(leased.until)),
+            attempt: leased.attempt,
+            redelivered: leased.redelivered,
+            content: Content::new(block, index, usize::MAX),
+        }
+    }
+}
+
+/// A number of ms within a range, as its name says.
+pub(super) fn within(name: &str, ms: u64, (low, high): (u64, u64)) -> Result<u64, Problem> {
+    if (low..=high).contains(&ms) {
+        return Ok(ms);
+    }
+    let detail = format!("{name}: {ms} is not within {low} to {high}");
+    Err(Problem::new(Kind::Validation, detail))
+}
+
+/// Receives messages, each on lease until it is settled. Waits for the first as long as asked.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/messages:receive",
+    params(("queue" = String, Path, description = "Percent-encoded"), Place),
+    request_body = Receive,
+    responses(
+        (status = 200, body = Received),
+        (status = 400, body = Document),
+        (status = 401, body = Document),
+        (status = 403, body = Document),
+        (status = 404, body = Document),
+        (status = 409, body = Document),
+        (status = 503, body = Document),
+    )
+)]
+pub(super) async fn receive(
+    State(app): State<App>,
+    login: Login,
+    queue: Result<Path<String>, PathRejection>,
+    place: Result<Query<Place>, QueryRejection>,
+    body: Result<Option<Json<Receive>>, JsonRejection>,
+) -> Result<Json<Received>, Problem> {
+    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
+    let wish = asked(body)?;
+    within("max", wish.max.into(), (1, RECEIVE_MAX.into()))?;
+    let longest = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
+    let wait = Duration::from_millis(within("wait_ms", wish.wait_ms, (0, longest))?);
+    if let Some(ms) = wish.lease_ms {
+        within("lease_ms", ms, (1, LEASE_MAX_MS))?;
+    }
+    let receiving = app
+        .store
+        .receive(named.both(), (wish.max, wish.lease_ms), wait);
+    let messages = tokio::select! {
+        received = receiving => received?,
+        () = app.stop.cancelled() => Vec::new(),
+    };
+    let view = |leased| ReceivedMessage::new(&app, leased);
+    Ok(Json(Received {
+        messages: messages.iter().map(view).collect(),
+    }))
+}
