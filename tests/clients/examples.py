@@ -27,7 +27,8 @@ CLIENTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
-          "invoices.dlq", "payments", "payments.dlq", "reminders", "charges"]
+          "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
+          "parcels.dlq", "renders", "renders.dlq"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -183,6 +184,42 @@ def node_retries():
     retries("node", "node", "retries.js")
 
 
+def http_worker(language, *command):
+    """Five parcels over HTTP, one of them at its second attempt."""
+    with Program(language, *command) as program:
+        program.expect("^published: 5$")
+        for number in [1, 2, 4, 5]:
+            program.expect(f"^done: parcel {number} at attempt 1$")
+        program.expect("^done: parcel 3 at attempt 2$")
+        program.ends()
+
+
+def python_http_worker():
+    http_worker("python", PYTHON, "http_worker.py")
+
+
+def node_http_worker():
+    http_worker("node", "node", "http_worker.js")
+
+
+def leases(language, *command):
+    """A hung worker's message goes to the next attempt, and its late ack is ignored."""
+    with Program(language, *command) as program:
+        program.expect("^attempt 1: hangs$")
+        program.expect("^attempt 2: lease-ended before$")
+        program.expect("^late ack: ignored$")
+        program.expect("^done: film$")
+        program.ends()
+
+
+def python_leases():
+    leases("python", PYTHON, "leases.py")
+
+
+def node_leases():
+    leases("node", "node", "leases.js")
+
+
 def delays(language, *command):
     """Two reminders come in the order of their times, the third never."""
     with Program(language, *command) as program:
@@ -325,6 +362,7 @@ def checks(language):
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
+                yield from (python_leases, python_http_worker)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
@@ -332,6 +370,7 @@ def checks(language):
             yield node_tasks
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
+                yield from (node_leases, node_http_worker)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

@@ -3,8 +3,8 @@
 #
 #   AMQP_URL=amqp://guest:guest@localhost:5672/ tests/clients/run.sh [python] [node] [go] [java] [rust]
 #
-# With HTTP_URL set (http://localhost:15672) the tests of deferred calls run too, in the
-# python suite. CLIENT_TIMEOUT bounds one suite, in seconds. Ends with one line of totals,
+# With HTTP_URL set (http://localhost:15672) the tests of deferred calls and of workers over HTTP
+# run too, in the python suite. CLIENT_TIMEOUT bounds one suite, in seconds. Ends with one line of totals,
 # and with an exit code that is not 0 when anything failed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,8 +19,8 @@ suite_python() {
   if [ -n "${HTTP_URL:-}" ]; then
     timeout "$limit" .venv/bin/pytest
   else
-    echo "python: calls_test.py is left out, for HTTP_URL is not set"
-    timeout "$limit" .venv/bin/pytest --ignore=calls_test.py
+    echo "python: calls_test.py and workers_test.py are left out, for HTTP_URL is not set"
+    timeout "$limit" .venv/bin/pytest --ignore=calls_test.py --ignore=workers_test.py
   fi
 }
 
