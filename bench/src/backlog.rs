@@ -16,7 +16,7 @@ use crate::control::{Control, Phase};
 use crate::link::{Declare, Link};
 use crate::measurement::Measurement;
 use crate::procfs::{Usage, rss_kib};
-use crate::producer::{self, Pace, Producer};
+use crate::producer::{self, Number, Pace, Producer};
 use crate::run::{self, join, mib, per_message_us, rss_peak_mib};
 use crate::sequence::Checker;
 use crate::wire::Publication;
@@ -56,10 +56,12 @@ fn fill(broker: &Broker, workload: &Workload, messages: u64) -> Result<(Measurem
             routing_key: QUEUE,
             body_bytes: workload.body_bytes,
             persistent: true,
+            header: None,
         },
         window: workload.window,
         pace: Pace::Count { messages },
         copies: 1,
+        number: Number::None,
     };
     let producers = vec![Producer::connect(broker.amqp, &plan)?];
     let mut result = Measurement::new(&format!("{}-fill", workload.name), broker.kind, true);

@@ -100,6 +100,16 @@ impl Link {
 
     /// Declares a queue; with `passive` only asks. Returns the number of ready messages.
     pub(crate) fn declare_queue(&mut self, name: &str, kind: Declare) -> Result<u32> {
+        self.declare_queue_with(name, kind, &[])
+    }
+
+    /// The same with arguments, whole numbers.
+    pub(crate) fn declare_queue_with(
+        &mut self,
+        name: &str,
+        kind: Declare,
+        arguments: &[(&str, i64)],
+    ) -> Result<u32> {
         let bits = match kind {
             Declare::Passive => 1,
             Declare::Durable => 2,
@@ -109,7 +119,7 @@ impl Link {
             .u16(0)
             .short(name)
             .u8(bits)
-            .flags(&[]);
+            .numbers(arguments);
         let answer = self
             .call(&request, method::QUEUE_DECLARE_OK)
             .context("queue.declare")?;

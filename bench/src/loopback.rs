@@ -17,7 +17,7 @@ use crate::consumer::{self, Ack, Consumer};
 use crate::control::{Control, Phase};
 use crate::latency::Quantiles;
 use crate::link::Inbox;
-use crate::producer::{self, Pace, Producer};
+use crate::producer::{self, Number, Pace, Producer};
 use crate::run::{join, wait_for_drain};
 use crate::sequence::Checker;
 use crate::wire::{self, Fields, Method, Publication, method};
@@ -109,10 +109,12 @@ fn publisher(window: Option<usize>, messages: u64) -> producer::Plan<'static> {
             routing_key: QUEUE,
             body_bytes: 16,
             persistent: window.is_some(),
+            header: None,
         },
         window,
         pace: Pace::Count { messages },
         copies: 1,
+        number: Number::None,
     }
 }
 

@@ -23,6 +23,7 @@ mod confirms;
 mod connections;
 mod consumer;
 mod control;
+mod delay;
 mod fsyncs;
 mod gate;
 mod latency;
@@ -217,6 +218,9 @@ fn play(
     };
     let outcome = match workload.shape {
         Shape::Backlog => return backlog::play(broker, workload, options.backlog, options.end),
+        Shape::Delay { first_ms, span_ms } => {
+            return delay::play(broker, workload, (first_ms, span_ms), options.end);
+        }
         Shape::Calls { connections } => {
             calls::play(&broker, workload, connections, options.calls).map(|one| vec![one])
         }

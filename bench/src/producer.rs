@@ -38,6 +38,36 @@ pub(crate) enum Pace {
     Count { messages: u64 },
 }
 
+/// What the header of a message says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Number {
+    None,
+    /// One of so many keys, in turn.
+    Key {
+        keys: u64,
+    },
+    /// A delay in ms: spread evenly from `first_ms` on, over so many messages.
+    Delay {
+        first_ms: u64,
+        span_ms: u64,
+        messages: u64,
+    },
+}
+
+impl Number {
+    fn of(self, seq: u64) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Key { keys } => seq % keys,
+            Self::Delay {
+                first_ms,
+                span_ms,
+                messages,
+            } => first_ms + span_ms * seq / messages,
+        }
+    }
+}
+
 /// One producer.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan<'a> {
@@ -48,6 +78,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) pace: Pace,
     /// Deliveries that each message leads to; used for the lead only.
     pub(crate) copies: u64,
+    pub(crate) number: Number,
 }
 
 /// What a thread of producers did.
@@ -71,6 +102,7 @@ pub(crate) struct Producer {
     window: Option<Window>,
     pace: Pace,
     copies: u64,
+    number: Number,
     next_seq: u64,
     nacked: u64,
     began_ns: Option<u64>,
@@ -92,6 +124,7 @@ impl Producer {
             window: plan.window.map(Window::new),
             pace: plan.pace,
             copies: plan.copies,
+            number: plan.number,
             next_seq: 0,
             nacked: 0,
             began_ns: None,
@@ -149,8 +182,14 @@ impl Producer {
                 Pace::Every { interval_ns } => began + self.next_seq * interval_ns,
                 Pace::Flat { .. } | Pace::Count { .. } => now,
             };
+            let number = self.number.of(self.next_seq);
+            let due = match self.number {
+                Number::Delay { .. } => at + number * 1_000_000,
+                Number::None | Number::Key { .. } => at,
+            };
             self.block
-                .stamp(index, self.next_seq, wire::mark(self.id, at));
+                .stamp(index, self.next_seq, wire::mark(self.id, due));
+            self.block.number(index, number.cast_signed());
             if let Some(window) = &mut self.window {
                 window.publish(at);
             }

@@ -17,7 +17,7 @@ use crate::fsyncs::Counter;
 use crate::link::{Declare, Link};
 use crate::measurement::Measurement;
 use crate::procfs::{Usage, rss_peak_kib};
-use crate::producer::{self, Pace, Producer};
+use crate::producer::{self, Number, Pace, Producer};
 use crate::sequence::Checker;
 use crate::wire::Publication;
 use crate::workload::{Shape, Workload};
@@ -71,7 +71,7 @@ fn declare(broker: &Broker, workload: &Workload) -> Result<Vec<String>> {
         Declare::Transient
     };
     for queue in &queues {
-        link.declare_queue(queue, kind)?;
+        link.declare_queue_with(queue, kind, workload.arguments())?;
     }
     if let Shape::Fanout { .. } = workload.shape {
         link.declare_exchange(EXCHANGE, "fanout")?;
@@ -363,7 +363,11 @@ fn connect_producers(
                     routing_key,
                     body_bytes: workload.body_bytes,
                     persistent: workload.persistent,
+                    header: workload.keys.map(|_| "x-partition-key"),
                 },
+                number: workload
+                    .keys
+                    .map_or(Number::None, |keys| Number::Key { keys }),
                 window: workload.window,
                 pace: pace_of(workload),
                 copies: workload.copies() as u64,

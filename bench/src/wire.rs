@@ -31,6 +31,7 @@ const END: u8 = 0xCE;
 /// More than any frame that a broker may send here; guards against a lost frame boundary.
 const PAYLOAD_MAX: usize = 16 << 20;
 const DELIVERY_MODE_FLAG: u16 = 0x1000;
+const HEADERS_FLAG: u16 = 1 << 13;
 
 /// `(class, method)` as they stand at the start of a method frame.
 pub(crate) type MethodId = (u16, u16);
@@ -216,6 +217,17 @@ impl Method {
         self.long(&flag_pairs(names))
     }
 
+    /// A table of 64-bit numbers.
+    pub(crate) fn numbers(self, pairs: &[(&str, i64)]) -> Self {
+        let mut table = Vec::new();
+        for (name, number) in pairs {
+            push_name(&mut table, name);
+            table.push(b'l');
+            table.extend_from_slice(&number.to_be_bytes());
+        }
+        self.long(&table)
+    }
+
     /// Client properties: a product name and the capabilities.
     pub(crate) fn client_properties(self, product: &str, capabilities: &[&str]) -> Self {
         let mut table = Vec::new();
@@ -253,6 +265,8 @@ pub(crate) struct Publication<'a> {
     /// Size of the body in bytes, at least [`STAMP_BYTES`].
     pub(crate) body_bytes: usize,
     pub(crate) persistent: bool,
+    /// A header that holds a 64-bit number, written into each message.
+    pub(crate) header: Option<&'a str>,
 }
 
 /// Many copies of one message, back to back, so that sending is: patch 16 bytes each, one `write`.
@@ -261,18 +275,20 @@ pub(crate) struct Block {
     bytes: Vec<u8>,
     message_bytes: usize,
     stamp_at: usize,
+    number_at: Option<usize>,
 }
 
 impl Block {
     /// Fills about `block_bytes`, at least one message.
     pub(crate) fn new(publication: &Publication<'_>, block_bytes: usize) -> Self {
-        let (message, stamp_at) = encode_publish(publication);
+        let (message, stamp_at, number_at) = encode_publish(publication);
         let copies = (block_bytes / message.len()).max(1);
         let message_bytes = message.len();
         Self {
             bytes: message.repeat(copies),
             message_bytes,
             stamp_at,
+            number_at,
         }
     }
 
@@ -293,6 +309,17 @@ impl Block {
         let at = index * self.message_bytes + self.stamp_at;
         self.bytes[at..at + 8].copy_from_slice(&seq.to_be_bytes());
         self.bytes[at + 8..at + STAMP_BYTES].copy_from_slice(&mark.to_be_bytes());
+    }
+}
+
+impl Block {
+    /// Writes the number of the message's header, if it has one.
+    #[inline]
+    pub(crate) fn number(&mut self, index: usize, number: i64) {
+        if let Some(number_at) = self.number_at {
+            let at = index * self.message_bytes + number_at;
+            self.bytes[at..at + 8].copy_from_slice(&number.to_be_bytes());
+        }
     }
 }
 
@@ -318,12 +345,17 @@ pub(crate) fn push_frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: &[u
 
 /// Header and body frames of a content; the offset of the body's first byte within them.
 pub(crate) fn push_content(out: &mut Vec<u8>, channel: u16, body_bytes: usize, mode: u8) -> usize {
-    let mut header = Vec::with_capacity(15);
+    let mut properties = DELIVERY_MODE_FLAG.to_be_bytes().to_vec();
+    properties.push(mode);
+    push_with(out, channel, body_bytes, &properties)
+}
+
+fn push_with(out: &mut Vec<u8>, channel: u16, body_bytes: usize, properties: &[u8]) -> usize {
+    let mut header = Vec::with_capacity(12 + properties.len());
     header.extend_from_slice(&60u16.to_be_bytes());
     header.extend_from_slice(&0u16.to_be_bytes());
     header.extend_from_slice(&(body_bytes as u64).to_be_bytes());
-    header.extend_from_slice(&DELIVERY_MODE_FLAG.to_be_bytes());
-    header.push(mode);
+    header.extend_from_slice(properties);
     push_frame(out, HEADER, channel, &header);
     let stamp_at = out.len() + 7;
     let body: Vec<u8> = (0..body_bytes).map(|at| b'a' + (at % 26) as u8).collect();
@@ -333,7 +365,8 @@ pub(crate) fn push_content(out: &mut Vec<u8>, channel: u16, body_bytes: usize, m
     stamp_at
 }
 
-fn encode_publish(publication: &Publication<'_>) -> (Vec<u8>, usize) {
+/// One message, where its stamp goes, and the number of its header.
+fn encode_publish(publication: &Publication<'_>) -> (Vec<u8>, usize, Option<usize>) {
     assert!(
         publication.body_bytes >= STAMP_BYTES,
         "a body must hold its stamp"
@@ -346,8 +379,21 @@ fn encode_publish(publication: &Publication<'_>) -> (Vec<u8>, usize) {
         .u8(0)
         .frame(1, &mut out);
     let mode = if publication.persistent { 2 } else { 1 };
-    let stamp_at = push_content(&mut out, 1, publication.body_bytes, mode);
-    (out, stamp_at)
+    let Some(name) = publication.header else {
+        let stamp_at = push_content(&mut out, 1, publication.body_bytes, mode);
+        return (out, stamp_at, None);
+    };
+    let mut table = Vec::new();
+    push_name(&mut table, name);
+    table.extend_from_slice(b"l\0\0\0\0\0\0\0\0");
+    let mut properties = (HEADERS_FLAG | DELIVERY_MODE_FLAG).to_be_bytes().to_vec();
+    push_long(&mut properties, &table);
+    properties.push(mode);
+    // The number stands before the delivery mode and the frame's end.
+    let number_from_end = 10;
+    let header_end = out.len() + 8 + 12 + properties.len();
+    let stamp_at = push_with(&mut out, 1, publication.body_bytes, &properties);
+    (out, stamp_at, Some(header_end - number_from_end))
 }
 
 fn flag_pairs(names: &[&str]) -> Vec<u8> {
@@ -406,8 +452,9 @@ mod tests {
             routing_key: "perf-test",
             body_bytes: 16,
             persistent: true,
+            header: None,
         };
-        let (bytes, stamp_at) = encode_publish(&publication);
+        let (bytes, stamp_at, _) = encode_publish(&publication);
         let expected_method = [1, 0, 1, 0, 0, 0, 18, 0, 60, 0, 40, 0, 0, 0, 9];
         assert_eq!(bytes[..15], expected_method);
         assert_eq!(&bytes[15..24], b"perf-test");
@@ -421,15 +468,37 @@ mod tests {
     }
 
     #[test]
+    fn a_header_holds_the_number_of_its_message() {
+        let publication = Publication {
+            exchange: "",
+            routing_key: "q",
+            body_bytes: 16,
+            persistent: true,
+            header: Some("key"),
+        };
+        let mut block = Block::new(&publication, 1_000);
+        block.number(1, 0x0102_0304_0506_0708);
+        let second = &block.bytes()[block.span(1)..block.span(2)];
+        let mut expected = b"\x03keyl".to_vec();
+        expected.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 2, END]);
+        assert!(second.windows(expected.len()).any(|part| part == expected));
+        let (frame, _) = scan(&second[scan(second).unwrap().unwrap().1..])
+            .unwrap()
+            .unwrap();
+        assert_eq!(frame.kind, HEADER);
+    }
+
+    #[test]
     fn a_block_stamps_each_copy_and_nothing_else() {
         let publication = Publication {
             exchange: "x",
             routing_key: "k",
             body_bytes: 24,
             persistent: false,
+            header: None,
         };
         let mut block = Block::new(&publication, 1_000);
-        let (message, stamp_at) = encode_publish(&publication);
+        let (message, stamp_at, _) = encode_publish(&publication);
         assert_eq!(block.capacity(), 1_000 / message.len());
         block.stamp(2, 0x0102_0304_0506_0708, mark(9, 77));
         let third = &block.bytes()[block.span(2)..block.span(3)];

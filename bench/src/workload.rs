@@ -36,6 +36,18 @@ pub(crate) enum Shape {
     Idle { connections: usize },
     /// Connections that declare, publish one message and close, on so many threads.
     Churn { threads: usize },
+    /// A million messages that wait, a restart, and each at its time; spread from `first_ms` on.
+    Delay { first_ms: u64, span_ms: u64 },
+}
+
+/// What the queue keeps beside order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rules {
+    None,
+    /// The work rules: leases, retries, dead letters. Nothing fails.
+    Work,
+    /// One message of a key at a time.
+    Partition,
 }
 
 /// One row of the table.
@@ -48,6 +60,9 @@ pub(crate) struct Workload {
     /// Confirms with so many in flight.
     pub(crate) window: Option<usize>,
     pub(crate) ack: Ack,
+    pub(crate) rules: Rules,
+    /// Each message has a header with one of so many keys.
+    pub(crate) keys: Option<u64>,
 }
 
 impl Workload {
@@ -62,6 +77,17 @@ impl Workload {
             persistent: false,
             window: None,
             ack,
+            rules: Rules::None,
+            keys: None,
+        }
+    }
+
+    /// The arguments of its queues.
+    pub(crate) fn arguments(&self) -> &'static [(&'static str, i64)] {
+        match self.rules {
+            Rules::None => &[],
+            Rules::Work => &[("x-retry-limit", 5)],
+            Rules::Partition => &[("x-partition-concurrency", 1)],
         }
     }
 
@@ -101,8 +127,12 @@ impl Workload {
     pub(crate) fn is_special(&self) -> bool {
         matches!(
             self.shape,
-            Shape::Backlog | Shape::Calls { .. } | Shape::Idle { .. } | Shape::Churn { .. }
-        )
+            Shape::Backlog
+                | Shape::Calls { .. }
+                | Shape::Idle { .. }
+                | Shape::Churn { .. }
+                | Shape::Delay { .. }
+        ) || self.keys.is_some()
     }
 }
 
@@ -177,8 +207,33 @@ pub(crate) fn catalogue() -> Vec<Workload> {
         Shape::Churn { threads: 8 },
         Ack::Auto,
     ));
+    all.extend(of_rules());
     all
 }
+
+/// What the rules of work cost: the same messages through queues that differ in their rules only.
+fn of_rules() -> Vec<Workload> {
+    let one = |name: &str, rules| Workload {
+        name: name.to_owned(),
+        rules,
+        keys: Some(KEYS),
+        ..Workload::one(name, SIZES[0], Ack::Every(100)).confirmed(2_000)
+    };
+    let delay = |name: &str, first_ms, span_ms| {
+        let shape = Shape::Delay { first_ms, span_ms };
+        Workload::shaped(name, shape, Ack::Every(100)).confirmed(10_000)
+    };
+    vec![
+        one("rules-none", Rules::None),
+        one("rules-work", Rules::Work),
+        one("rules-partition-100k", Rules::Partition),
+        delay("delay-1m", 60_000, 600_000),
+        delay("delay-1m-short", 40_000, 60_000),
+    ]
+}
+
+/// Keys of the workloads of rules.
+const KEYS: u64 = 100_000;
 
 /// Messages a second of the latency workloads.
 pub(crate) const PACE: u64 = 2_000;
