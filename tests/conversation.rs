@@ -66,7 +66,11 @@ fn leveret_holds_the_conversations() -> Result<()> {
         family,
         address,
     };
-    play(&Chosen::read()?.plain, &stage)
+    let chosen = Chosen::read()?;
+    play(&chosen.plain, &stage)?;
+    let traced = server.command(&["trace", "on"])?;
+    assert!(traced.status.success(), "{traced:?}");
+    play(&chosen.traced, &stage)
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl InProcess {
         let (client, server) = tokio::io::duplex(PIPE);
         let peer = Peer {
             address: Some(([127, 0, 0, 1], 5672).into()),
+            local: Some(([127, 0, 0, 1], 5672).into()),
             tls: false,
             certified: None,
         };

@@ -189,6 +189,111 @@ fn commands_work_with_and_without_a_server() -> Result<()> {
 }
 
 /// The words in which a client hears that its user is gone, and its vhost.
+/// Tracing, limits of alarms and connections are the running server's.
+#[test]
+fn a_running_server_is_traced_limited_and_cleared_of_connections() -> Result<()> {
+    let server = Leveret::start("")?;
+    said(&server, &["trace", "on"])?;
+    ensure!(said(&server, &["trace", "status"])?.contains("true"));
+    said(&server, &["trace", "off"])?;
+    ensure!(said(&server, &["trace", "status"])?.contains("false"));
+    let refusal = refused(&server, &["trace", "on", "-p", "nowhere"])?;
+    assert_eq!(refusal, "error: no vhost 'nowhere'\n");
+    let blocked = |wanted: bool| -> Result<()> {
+        let list = said(&server, &["alarm", "list", "--json"])?;
+        let list: Json = serde_json::from_str(&list)?;
+        ensure!(list[0]["alarm"] == wanted, "{list}");
+        ensure!(list[0]["limit from"] == "command", "{list}");
+        Ok(())
+    };
+    said(&server, &["alarm", "set", "memory", "0"])?;
+    blocked(true)?;
+    said(&server, &["alarm", "set", "memory", "0.9"])?;
+    blocked(false)?;
+    let refusal = refused(&server, &["alarm", "set", "disk", "much"])?;
+    ensure!(refusal.contains("much is not a size"), "{refusal}");
+    runtime()?.block_on(async {
+        let mut one = connect(server.amqp, "guest", "guest", "/").await?;
+        let mut two = connect(server.amqp, "guest", "guest", "/").await?;
+        let list = said(&server, &["connection", "list", "--json"])?;
+        let list: Json = serde_json::from_str(&list)?;
+        let name = list[1]["name"].as_str().context("two connections")?;
+        ensure!(name.starts_with("127.0.0.1:") && name.contains(" -> 127.0.0.1:"));
+        said(
+            &server,
+            &["connection", "close", name, "--reason", "enough"],
+        )?;
+        said(&server, &["connection", "close-all", "--reason", "enough"])?;
+        for client in [&mut one, &mut two] {
+            let close = client.await_method(0, "connection.close", PATIENCE).await?;
+            assert_eq!(close.method.int("reply-code"), 320);
+            assert_eq!(
+                close.method.text("reply-text"),
+                "CONNECTION_FORCED - enough"
+            );
+        }
+        let refusal = refused(&server, &["connection", "close", "nobody"])?;
+        assert_eq!(refusal, "error: no connection 'nobody'\n");
+        anyhow::Ok(())
+    })
+}
+
+/// Queues of a vhost get its type when they are declared without one.
+#[test]
+fn a_vhost_has_a_type_of_queues() -> Result<()> {
+    let server = Leveret::start("")?;
+    let refusal = refused(
+        &server,
+        &["vhost", "add", "w", "--default-queue-type", "stream"],
+    )?;
+    ensure!(
+        refusal.contains("'stream' is no type of queues here"),
+        "{refusal}"
+    );
+    said(
+        &server,
+        &["vhost", "add", "w", "--default-queue-type", "quorum"],
+    )?;
+    said(
+        &server,
+        &["permission", "set", "-p", "w", "guest", ".*", ".*", ".*"],
+    )?;
+    runtime()?.block_on(async {
+        let mut client = connect(server.amqp, "guest", "guest", "w").await?;
+        client.open_channel(1, PATIENCE).await?;
+        for (name, durable, kind, closes) in [
+            ("a", true, None, false),
+            ("a", true, None, false),
+            ("a", true, Some("quorum"), false),
+            ("t", false, None, false),
+            ("t", false, Some("classic"), false),
+            ("a", true, Some("classic"), true),
+        ] {
+            let kind = kind.map(|kind| ("x-queue-type".to_owned(), Value::str(kind)));
+            let declare = Method::named("queue.declare")?
+                .with("queue", Value::str(name))?
+                .with("durable", Value::Bool(durable))?
+                .with("arguments", Value::Table(kind.into_iter().collect()))?;
+            client.send(1, &declare, None).await?;
+            let answer = if closes {
+                "channel.close"
+            } else {
+                "queue.declare-ok"
+            };
+            client.await_method(1, answer, PATIENCE).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    let text = said(&server, &["definitions", "export"])?;
+    let text: Json = serde_json::from_str(&text)?;
+    let all = |kind: &str| text[kind].as_array().cloned().unwrap_or_default();
+    let vhost = all("vhosts").into_iter().find(|row| row["name"] == "w");
+    ensure!(vhost.is_some_and(|row| row["default_queue_type"] == "quorum"));
+    let queue = all("queues").into_iter().find(|row| row["name"] == "a");
+    ensure!(queue.is_some_and(|row| row["arguments"]["x-queue-type"] == "quorum"));
+    Ok(())
+}
+
 /// Dead messages are listed, redriven and purged, with and without a server.
 #[test]
 fn dead_messages_go_where_the_operator_says() -> Result<()> {

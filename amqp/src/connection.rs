@@ -681,6 +681,11 @@ impl Connection {
         self.sent = now;
     }
 
+    /// Bytes of contents that have begun and not ended.
+    pub fn assembling(&self) -> u64 {
+        self.assembling
+    }
+
     pub fn frame_max(&self) -> u32 {
         self.frame_max
     }

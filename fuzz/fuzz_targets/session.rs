@@ -227,6 +227,7 @@ impl Client {
         let (pipe, server) = tokio::io::duplex(64 << 10);
         let peer = Peer {
             address: Some(([127, 0, 0, 1], 5672).into()),
+            local: Some(([127, 0, 0, 1], 5672).into()),
             tls: false,
             certified: None,
         };

@@ -10,28 +10,37 @@ use store::Store;
 use store::alarms::Cause;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Alarm;
+use crate::config::{Alarm, Amount};
 
-/// Looks again and again until `stop`.
+/// Looks again and again until `stop`, and whenever an operator changed a limit.
 pub fn watch(store: Store, alarm: Alarm, stop: CancellationToken) {
     let memory_max = alarm.memory.of(memory_of_machine());
     tracing::info!(memory_max, "the memory alarm's limit");
+    let look = store.lock().watched.look.clone();
     tokio::spawn(async move {
         let (mut memory, mut disk) = (false, false);
-        while tokio::time::timeout(LOOK_EVERY, stop.cancelled())
-            .await
-            .is_err()
-        {
-            if let Some(used) = used_by_process() {
-                let high = above(memory, used, memory_max);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = look.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let used = used_by_process();
+            let room = store.backend().room().await.ok().flatten();
+            let asked = store.lock().watched.clone();
+            let max = asked.memory_max_asked.unwrap_or(memory_max);
+            let configured = |size| alarm.disk_free.unwrap_or_else(|| least_room(size));
+            let asked_least = asked.disk_min_asked;
+            let least = room.map(|room| asked_least.unwrap_or_else(|| configured(room.size)));
+            if let Some(used) = used {
+                let high = above(memory, used, max);
                 if high != memory {
-                    tracing::warn!(used, memory_max, high, "memory of the process");
+                    tracing::warn!(used, max, high, "memory of the process");
                     memory = high;
                     store.set_alarm(Cause::Memory, high);
                 }
             }
-            if let Ok(Some(room)) = store.backend().room().await {
-                let least = alarm.disk_free.unwrap_or_else(|| least_room(room.size));
+            if let Some((room, least)) = room.zip(least) {
                 let low = below(disk, room.free, least);
                 if low != disk {
                     tracing::warn!(free = room.free, least, low, "room on the disk");
@@ -39,8 +48,30 @@ pub fn watch(store: Store, alarm: Alarm, stop: CancellationToken) {
                     store.set_alarm(Cause::DiskFree, low);
                 }
             }
+            let watched = &mut store.lock().watched;
+            (watched.memory_used, watched.memory_max) = (used, Some(max));
+            (watched.disk_free, watched.disk_min) = (room.map(|room| room.free), least);
+            watched.answered = asked.asked;
         }
     });
+}
+
+/// An operator's limit in bytes: a size, or where `of_memory` a share of the machine's memory.
+///
+/// # Errors
+/// What it should look like.
+pub fn amount(text: &str, of_memory: bool) -> Result<u64, String> {
+    if of_memory
+        && let Ok(share) = text.parse::<f64>()
+        && (0.0..=1.0).contains(&share)
+    {
+        return Ok((memory_of_machine() as f64 * share) as u64);
+    }
+    let amount: Amount = text.parse()?;
+    match amount {
+        Amount::Percent(_) if !of_memory => Err(format!("{text} is no size; write it as in 2GiB")),
+        amount => Ok(amount.of(memory_of_machine())),
+    }
 }
 
 /// A limit that is left again a tenth below it.
@@ -109,6 +140,19 @@ mod tests {
         assert!(below(true, 124, 100));
         assert!(!below(true, 125, 100));
         assert!(!below(false, 0, 0) && !below(true, 0, 0));
+    }
+
+    #[test]
+    fn an_operator_may_say_it_in_many_ways() {
+        let all = memory_of_machine();
+        assert_eq!(amount("512MiB", true), Ok(512 << 20));
+        assert_eq!(amount("100%", true), Ok(Amount::Percent(100).of(all)));
+        assert_eq!(amount("1.0", true), Ok(all));
+        assert_eq!(amount("0", true), Ok(0));
+        assert_eq!(amount("1048576", false), Ok(1 << 20));
+        for (text, of_memory) in [("40%", false), ("0.4", false), ("much", true), ("-1", true)] {
+            assert!(amount(text, of_memory).is_err(), "{text}");
+        }
     }
 
     #[test]

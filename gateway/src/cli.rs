@@ -19,6 +19,7 @@ use crate::telemetry;
 mod messages;
 mod operate;
 mod print;
+mod running;
 
 use operate::Operate;
 

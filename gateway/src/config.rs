@@ -33,6 +33,8 @@ pub struct Config {
     pub store: StoreUrl,
     /// The work rules hold for every queue, not only for those that ask for them.
     pub work_rules_all: bool,
+    /// Until an unacked delivery of a quorum queue closes its channel, ms; none for never.
+    pub consumer_timeout_ms: Option<u64>,
     pub log: String,
     pub log_json: bool,
     /// RabbitMQ's definitions.json, taken in at each start.
@@ -150,6 +152,12 @@ fn merge(
             .unwrap_or_else(|| PathBuf::from("./leveret-data")),
         store: store_url(store.as_deref().unwrap_or("sqlite"))?,
         work_rules_all: file.store.work_rules == WorkRules::All,
+        consumer_timeout_ms: match file.store.consumer_timeout {
+            None => Some(store::CONSUMER_TIMEOUT_MS),
+            Some(Patience(span)) => {
+                span.map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX))
+            }
+        },
         log: given
             .log
             .clone()
@@ -203,6 +211,23 @@ struct StoreSection {
     url: Option<String>,
     data_dir: Option<PathBuf>,
     work_rules: WorkRules,
+    consumer_timeout: Option<Patience>,
+}
+
+/// A span, or `never`.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Patience(Option<Span>);
+
+impl TryFrom<String> for Patience {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "never" => Ok(Self(None)),
+            text => text.parse().map(|span| Self(Some(span))),
+        }
+    }
 }
 
 #[derive(Default, Deserialize, PartialEq)]

@@ -22,6 +22,18 @@ headers = { kind = "daily", size = 3 }
 "#;
 
 #[test]
+fn consumers_have_as_much_time_as_the_file_says() {
+    let timeout = |text: &str| {
+        let config = read(&format!("[store]\nconsumer_timeout = \"{text}\"\n")).unwrap();
+        config.consumer_timeout_ms
+    };
+    assert_eq!(timeout("90s"), Some(90_000));
+    assert_eq!(timeout("never"), None);
+    let wrong = refusal("[store]\nconsumer_timeout = 5\n");
+    assert!(wrong.starts_with("leveret.toml:2: "), "{wrong}");
+}
+
+#[test]
 fn an_empty_file_gives_the_defaults() {
     let config = read("").unwrap();
     let both = |port| {
@@ -35,6 +47,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.data_dir, Path::new("./leveret-data"));
     assert_eq!(config.store, StoreUrl::Sqlite(None));
     assert_eq!(config.calls.timeout, HOUR);
+    assert_eq!(config.consumer_timeout_ms, Some(1_800_000));
     assert_eq!(config.calls.body_bytes_max, 1 << 20);
 }
 

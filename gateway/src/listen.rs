@@ -8,10 +8,10 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store::Store;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -39,12 +39,25 @@ pub struct Door {
 pub struct Peer {
     /// As the PROXY header says where there is one; none when it does not say.
     pub address: Option<SocketAddr>,
+    /// Our end of the socket.
+    pub local: Option<SocketAddr>,
     pub tls: bool,
     /// The user that the client's certificate names.
     pub certified: Option<String>,
 }
 
 impl Peer {
+    /// The connection's name, as RabbitMQ makes it: both ends.
+    pub fn connection_name(&self) -> String {
+        let end = |address: Option<SocketAddr>| match address {
+            Some(address) => {
+                SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+            }
+            None => "unknown".to_owned(),
+        };
+        format!("{} -> {}", end(self.address), end(self.local))
+    }
+
     /// On this machine: where `guest` comes from.
     pub fn is_loopback(&self) -> bool {
         self.address
@@ -61,6 +74,30 @@ pub fn is_loopback(ip: IpAddr) -> bool {
 pub enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A line of the log for what may happen thousands of times a second.
+struct Rarely(Mutex<(Option<Instant>, u64)>);
+
+impl Rarely {
+    const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
+    /// At most once a second, with how often it happened since.
+    fn note(&self, say: impl FnOnce(u64)) {
+        self.note_at(tokio::time::Instant::now().into_std(), say);
+    }
+
+    fn note_at(&self, now: Instant, say: impl FnOnce(u64)) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (said, count) = &mut *state;
+        *count += 1;
+        if said.is_none_or(|at| now.duration_since(at) >= SAY_EVERY) {
+            *said = Some(now);
+            say(std::mem::take(count));
+        }
+    }
 }
 
 /// How many sockets this process may have open for AMQP, set once at the start.
@@ -106,7 +143,10 @@ pub fn serve(
         accepting.spawn(async move {
             while let Some((socket, peer)) = accept(&door, &stop).await {
                 let Some(place) = room.enter() else {
-                    tracing::warn!(%peer, "too many connections: this one is closed");
+                    static FULL: Rarely = Rarely::new();
+                    FULL.note(|count| {
+                        tracing::warn!(%peer, count, "too many connections: closed at once");
+                    });
                     continue;
                 };
                 let welcome = welcome(&door, socket, peer, shared.login_from());
@@ -146,7 +186,8 @@ pub async fn accept(door: &Door, stop: &CancellationToken) -> Option<(TcpStream,
             }
             Err(error) => {
                 // Out of descriptors: breathe instead of spinning.
-                tracing::warn!(%error, "cannot accept a connection");
+                static FAILED: Rarely = Rarely::new();
+                FAILED.note(|count| tracing::warn!(%error, count, "cannot accept connections"));
                 tokio::time::sleep(BREATH).await;
             }
         }
@@ -171,6 +212,7 @@ pub fn welcome(
     Box::pin(async move {
         let mut peer = Peer {
             address: Some(from),
+            local: socket.local_addr().ok(),
             tls: tls.is_some(),
             certified: None,
         };
@@ -240,9 +282,28 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// Between two lines about one trouble.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 /// After a failed accept.
 const BREATH: Duration = Duration::from_millis(50);
 /// A proxy writes its header with the first packet.
 const PROXY_WITHIN: Duration = Duration::from_secs(3);
 /// Two round trips, over the worst of networks.
 const TLS_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_told_once_a_second() {
+        let rarely = Rarely::new();
+        let begun = tokio::time::Instant::now().into_std();
+        let mut said = Vec::new();
+        for step in 0..250 {
+            let now = begun + Duration::from_millis(10 * step);
+            rarely.note_at(now, |count| said.push(count));
+        }
+        assert_eq!(said, [1, 100, 100]);
+    }
+}

@@ -70,6 +70,7 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
             .is_none()
             .then(|| (first.user.clone(), first.password)),
         default_vhost: first.vhost,
+        consumer_timeout_ms: config.consumer_timeout_ms,
         ..Options::default()
     };
     let store = Store::open(backend(&config).await?, options).await?;

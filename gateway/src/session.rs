@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use amqp::connection::{Connection, Event, Options};
@@ -48,6 +48,11 @@ use publish::{Kept, Published};
 const TURN: usize = 256 << 10;
 /// Bytes waiting for the socket above which no more deliveries are encoded.
 const WRITE_HIGH: usize = 1 << 20;
+/// Contents under assembly of all connections together, bytes: eight of the largest messages. Who
+/// makes it more while holding more than a small share is ended.
+const ASSEMBLING_ALL_MAX: u64 = 1 << 30;
+/// What any connection may have under assembly, whatever others do, bytes.
+const SMALL_SHARE: u64 = 256 << 10;
 /// Content bytes in one turn that make a publisher a fast one.
 const HEAVY: usize = 32 << 10;
 /// Messages that share one claim to a confirm, at most.
@@ -72,6 +77,34 @@ pub struct Shared {
     connections_max: usize,
     /// Connections past connection.open.
     opened: AtomicUsize,
+    /// Bytes of contents under assembly, of all connections.
+    assembling: AtomicU64,
+}
+
+/// A connection's share of the contents under assembly; given back when dropped.
+struct Assembling {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Assembling {
+    /// What it is now. False: it grew, is no small share, and all together are too many.
+    fn is_bearable(&mut self, bytes: u64) -> bool {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let all = &self.shared.assembling;
+        let sum = match bytes.checked_sub(before) {
+            Some(0) => return true,
+            Some(more) => all.fetch_add(more, Ordering::Relaxed) + more,
+            None => all.fetch_sub(before - bytes, Ordering::Relaxed),
+        };
+        bytes <= before || bytes <= SMALL_SHARE || sum <= ASSEMBLING_ALL_MAX
+    }
+}
+
+impl Drop for Assembling {
+    fn drop(&mut self) {
+        self.is_bearable(0);
+    }
 }
 
 /// One of the node's connections; free again when dropped.
@@ -94,6 +127,7 @@ impl Shared {
             auth,
             connections_max: usize::MAX,
             opened: AtomicUsize::new(0),
+            assembling: AtomicU64::new(0),
         }
     }
 
@@ -192,6 +226,7 @@ struct Session {
     held: bool,
     has_published: bool,
     told_blocked: bool,
+    assembling: Assembling,
 }
 
 /// Serves one connection to its end.
@@ -296,6 +331,10 @@ impl Session {
     fn new(peer: Peer, store: Store, shared: Arc<Shared>, notify: Arc<Notify>) -> Self {
         let id = store.lock().open_session(notify);
         let door = Door::new(&store, "", "");
+        let assembling = Assembling {
+            shared: shared.clone(),
+            bytes: 0,
+        };
         Self {
             id,
             conn: Connection::new(now(), shared.options(peer.tls).clone()),
@@ -315,6 +354,7 @@ impl Session {
             held: false,
             has_published: false,
             told_blocked: false,
+            assembling,
         }
     }
 
@@ -325,8 +365,14 @@ impl Session {
         // Only a publisher that fills its turns can outrun its consumers.
         let published = block.data.len();
         let heavy = published >= HEAVY;
+        let unfinished = self.conn.assembling();
+        if !self.assembling.is_bearable(unfinished) {
+            let text = "too many bytes of unfinished messages on this node";
+            self.conn
+                .close(now(), &Close::connection(506, text, (60, 40)));
+        }
         self.events(block).await;
-        if published > 0 {
+        if published > 0 || unfinished > 0 {
             self.keep_pace();
         }
         self.slow |= heavy && self.store.lock().take_slow();
@@ -543,4 +589,33 @@ fn now() -> Instant {
 /// RabbitMQ strips line ends from names.
 fn clean_name(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '\r' | '\n')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_contents_of_all_connections_have_a_bound() {
+        let shared = Arc::new(Shared::new("RabbitMQ", "4.2.0", 1 << 20));
+        let part = || Assembling {
+            shared: shared.clone(),
+            bytes: 0,
+        };
+        let (mut first, mut second, mut small) = (part(), part(), part());
+        assert!(first.is_bearable(ASSEMBLING_ALL_MAX));
+        assert!(
+            small.is_bearable(SMALL_SHARE),
+            "a small share is everybody's"
+        );
+        assert!(!second.is_bearable(SMALL_SHARE + 1));
+        assert!(
+            first.is_bearable(ASSEMBLING_ALL_MAX - SMALL_SHARE),
+            "less is always borne"
+        );
+        drop(second);
+        assert!(first.is_bearable(ASSEMBLING_ALL_MAX - SMALL_SHARE));
+        drop((first, small));
+        assert_eq!(shared.assembling.load(Ordering::Relaxed), 0);
+    }
 }

@@ -3,6 +3,10 @@
 //! Keeps: an end of one cause is not the end of another.
 //! In: `shard` asks and tells sessions; `log::writer` and the gateway's watch raise and clear.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 /// One reason to take nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -14,6 +18,25 @@ pub enum Cause {
     DiskFull = 4,
     /// Little room is left.
     DiskFree = 8,
+}
+
+/// What the gateway's watch saw last, and what an operator asked of it since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Bytes that the process uses, and may use.
+    pub memory_used: Option<u64>,
+    pub memory_max: Option<u64>,
+    /// Free bytes of the database's file system, and how many there must be.
+    pub disk_free: Option<u64>,
+    pub disk_min: Option<u64>,
+    /// Instead of the configured limits.
+    pub memory_max_asked: Option<u64>,
+    pub disk_min_asked: Option<u64>,
+    /// How often an operator has asked, and up to which of these the watch has looked.
+    pub asked: u64,
+    pub answered: u64,
+    /// Makes it look at once.
+    pub look: Arc<Notify>,
 }
 
 /// Those that hold now.

@@ -139,6 +139,7 @@ impl Shard {
         vhost: &Arc<str>,
         mut ask: QueueDeclare,
     ) -> Result<(QueueStatus, bool)> {
+        self.fill_in_type(vhost, &mut ask);
         if ask.name.is_empty() {
             ask.name = generated(SERVER_NAMES);
         } else if let Ok(id) = self.queue(session, vhost, &ask.name) {
@@ -166,6 +167,30 @@ impl Shard {
             }
         }
         Ok((self.queue_status(id), ask.durable && !ask.exclusive))
+    }
+
+    /// A declaration without a type means the vhost's, as far as the type can be that queue. One
+    /// that is there already keeps its own.
+    fn fill_in_type(&self, vhost: &str, ask: &mut QueueDeclare) {
+        const TYPE: &str = "x-queue-type";
+        let known = self.directory.vhosts.get(vhost);
+        let kind = known.map_or("", |known| &known.default_queue_type);
+        if kind.is_empty() || ask.arguments.find(TYPE).is_some() {
+            return;
+        }
+        if let Ok(id) = self.find(vhost, &ask.name) {
+            let spec = self.queues.get(&id).map(|queue| &queue.spec.arguments);
+            let current = spec.and_then(|raw| Table::parse(raw).ok());
+            if let Some(own) = current.as_ref().and_then(|table| table.find(TYPE)) {
+                ask.arguments.insert(TYPE, own.clone());
+            }
+            return;
+        }
+        // RabbitMQ 4: what a quorum queue cannot be stays classic.
+        let fits = ask.durable && !ask.exclusive && !ask.auto_delete && !ask.name.is_empty();
+        if kind != "quorum" || fits && !ask.server_named {
+            ask.arguments.insert(TYPE, Value::text(kind));
+        }
     }
 
     pub(crate) fn create_queue(

@@ -457,6 +457,14 @@ impl Store {
         self.lock().set_tracing(vhost, traced)
     }
 
+    /// Whether a vhost is traced.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such vhost.
+    pub fn is_traced(&self, vhost: &str) -> Result<bool> {
+        self.lock().traces(vhost)
+    }
+
     /// Drains: one last commit with exact heads, then the database is closed. Sessions are closed
     /// before.
     pub async fn stop(&self) {

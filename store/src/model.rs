@@ -63,6 +63,8 @@ pub struct VhostSpec {
     pub description: String,
     /// Comma-separated, for people.
     pub tags: String,
+    /// `x-queue-type` of queues that are declared without; empty for `classic`.
+    pub default_queue_type: String,
 }
 
 /// A user with the hash RabbitMQ would store: base64(salt4 ++ H(salt4 ++ password)).

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::Options;
 use crate::access::directory::Directory;
-use crate::alarms::{Alarms, Cause};
+use crate::alarms::{Alarms, Cause, Watched};
 use crate::clock;
 use crate::error::{Error, Noun, Result};
 use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
@@ -188,8 +188,16 @@ pub(crate) struct Session {
     pub(crate) exclusive: Vec<QueueId>,
     /// User and vhost, once the connection is open.
     pub(crate) login: Option<(Arc<str>, Arc<str>)>,
-    /// What a trace calls it.
-    connection: Arc<str>,
+    /// What a trace, and an operator, calls it.
+    pub(crate) connection: Arc<str>,
+}
+
+impl Session {
+    /// Deliveries that are neither acked nor given back.
+    pub(crate) fn unacked(&self) -> u64 {
+        let runs = self.channels.values().flat_map(|channel| &channel.unacked);
+        runs.map(|run| u64::from(run.count)).sum()
+    }
 }
 
 pub(crate) struct Queue {
@@ -301,6 +309,7 @@ pub struct Shard {
     running: HashMap<JobId, lease::Running, RandomState>,
     pub counters: Counters,
     alarms: Alarms,
+    pub watched: Watched,
     memory: pressure::Memory,
     pub(crate) writer: Arc<Notify>,
     pub(crate) loader: Arc<Notify>,
@@ -356,6 +365,7 @@ impl Shard {
             running: HashMap::default(),
             counters: Counters::default(),
             alarms: Alarms::default(),
+            watched: Watched::default(),
             memory: pressure::Memory::default(),
             writer,
             loader,

@@ -37,9 +37,11 @@ pub(super) fn vhosts(shard: &Shard) -> Answer {
             (&*vhost.name).into(),
             (&*vhost.description).into(),
             words(&vhost.tags),
+            (&*vhost.default_queue_type).into(),
         ]
     });
-    table(&["name", "description", "tags"], rows.collect())
+    let columns = ["name", "description", "tags", "default queue type"];
+    table(&columns, rows.collect())
 }
 
 pub(super) fn permissions(shard: &Shard, only: &Only) -> Answer {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json};
 pub mod client;
 mod list;
 pub mod messages;
+pub mod node;
 mod run;
 pub mod socket;
 
@@ -101,6 +102,8 @@ pub enum Command {
         name: String,
         description: String,
         tags: Vec<String>,
+        #[serde(default)]
+        default_queue_type: String,
     },
     VhostDelete {
         name: String,
@@ -149,11 +152,24 @@ pub enum Command {
     DefinitionsExport {
         vhost: Option<String>,
     },
+    Node(node::Node),
     Messages(messages::Ask),
     /// All of them, or the end of one.
     Redrives {
         cancel: Option<String>,
     },
+}
+
+impl Command {
+    /// What the answer is about, when only a running server can give it.
+    pub fn needs_server(&self) -> Option<&'static str> {
+        match self {
+            Self::Node(node::Node::Trace { .. }) => Some("tracing"),
+            Self::Node(node::Node::AlarmList | node::Node::AlarmSet { .. }) => Some("alarms"),
+            Self::Node(_) => Some("connections"),
+            _ => None,
+        }
+    }
 }
 
 /// Which rows to list; all without either.

@@ -6,7 +6,7 @@ use store::model::*;
 use store::shard::Shard;
 use store::{Error, Store, password};
 
-use super::{Answer, Command, Policy, Subject, list, messages};
+use super::{Answer, Command, Policy, Subject, list, messages, node};
 use crate::definitions;
 
 /// Does it, or says in words why not.
@@ -15,6 +15,7 @@ use crate::definitions;
 /// What was wrong, for the operator.
 pub async fn run(store: &Store, command: Command) -> Result<Answer, String> {
     let command = match command {
+        Command::Node(ask) => return node::run(store, ask).await,
         Command::Messages(ask) => return messages::run(store, ask).await,
         Command::Redrives { cancel } => return messages::redrive(store, cancel).await,
         other => other,
@@ -149,6 +150,7 @@ fn place(shard: &mut Shard, command: Command) -> Result<(), String> {
             name,
             description,
             tags,
+            default_queue_type,
         } => {
             if shard.has_vhost(&name) {
                 return Err(format!("vhost '{name}' exists"));
@@ -157,6 +159,7 @@ fn place(shard: &mut Shard, command: Command) -> Result<(), String> {
                 name: name.into(),
                 description,
                 tags: tags.join(","),
+                default_queue_type,
             })
         }
         Command::VhostDelete { name } => shard.delete_vhost(&name),

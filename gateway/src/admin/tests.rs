@@ -34,7 +34,7 @@ async fn what_is_set_is_listed_after_a_restart_and_gone_when_cleared() {
         more
     };
     let sets = [
-        json!({"vhost-add": {"name": "v", "description": "d", "tags": ["t"]}}),
+        json!({"vhost-add": {"name": "v", "description": "d", "tags": ["t"], "default_queue_type": "quorum"}}),
         json!({"user-add": {"name": "u", "password": "p", "tags": ["monitoring"]}}),
         json!({"user-tags": {"name": "u", "tags": ["management", "x"]}}),
         json!({"user-password": {"name": "u", "password": "q"}}),
@@ -59,7 +59,7 @@ async fn what_is_set_is_listed_after_a_restart_and_gone_when_cleared() {
     let policies = |operator| json!({"policy-list": {"operator": operator}});
     for (list, expected) in [
         (json!("user-list"), json!(["u", ["management", "x"]])),
-        (json!("vhost-list"), json!(["v", "d", ["t"]])),
+        (json!("vhost-list"), json!(["v", "d", ["t"], "quorum"])),
         (
             json!({"permission-list": only}),
             json!(["v", "u", "a", "b", ""]),
@@ -126,7 +126,7 @@ async fn what_was_there_first_can_be_deleted_for_good() {
     let store = open(&Arc::new(disk.crash())).await;
     assert_eq!(
         rows(&store, json!("vhost-list")).await,
-        [[json!("v"), json!(""), json!([])]]
+        [[json!("v"), json!(""), json!([]), json!("")]]
     );
     assert!(rows(&store, json!("user-list")).await.is_empty());
 }

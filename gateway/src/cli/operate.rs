@@ -14,6 +14,7 @@ use store::{Options, Store};
 
 use super::messages::{Dead, Messages, Redrives};
 use super::print;
+use super::running::{Alarm, Connection, Trace};
 use crate::admin::{self, Answer, Command, Only, Subject, client};
 use crate::config::{self, Given};
 use crate::node;
@@ -59,6 +60,15 @@ pub(super) enum Operate {
     /// Moves of messages between queues.
     #[command(subcommand)]
     Redrive(Redrives),
+    /// Copies of what is published and delivered.
+    #[command(subcommand)]
+    Trace(Trace),
+    /// When publishers must wait.
+    #[command(subcommand)]
+    Alarm(Alarm),
+    /// Connections of clients.
+    #[command(subcommand)]
+    Connection(Connection),
 }
 
 #[derive(Subcommand)]
@@ -159,6 +169,9 @@ pub(super) enum Vhost {
         description: String,
         #[arg(long, value_delimiter = ',')]
         tags: Vec<String>,
+        /// classic or quorum, for queues that are declared without x-queue-type.
+        #[arg(long, default_value = "")]
+        default_queue_type: String,
     },
     /// Delete a vhost with all its queues and messages; its connections are closed.
     Delete { name: String },
@@ -315,6 +328,9 @@ pub(super) fn run(given: &Given, operate: Operate, json: bool) -> anyhow::Result
 /// No server runs: the store is ours for the moment.
 fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer> {
     let folder = config.data_dir.display();
+    if let Some(what) = command.needs_server() {
+        bail!("no server answers in {folder}, and without one there are no {what}");
+    }
     let Some(database) = node::database(config) else {
         bail!("no server answers in {folder}, and a store in memory is nowhere else");
     };
@@ -335,6 +351,7 @@ fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer>
                 .is_none()
                 .then_some((first.user, first.password)),
             default_vhost: first.vhost,
+            consumer_timeout_ms: config.consumer_timeout_ms,
             ..Options::default()
         };
         let store = Store::open(node::backend(config).await?, options).await?;
@@ -354,10 +371,12 @@ fn command(operate: Operate) -> anyhow::Result<Command> {
                 name,
                 description,
                 tags,
+                default_queue_type,
             } => Command::VhostAdd {
                 name,
                 description,
                 tags,
+                default_queue_type,
             },
             Vhost::Delete { name } => Command::VhostDelete { name },
             Vhost::List => Command::VhostList,
@@ -385,6 +404,9 @@ fn command(operate: Operate) -> anyhow::Result<Command> {
         Operate::Dead(dead) => dead.into(),
         Operate::Queue(messages) => messages.into(),
         Operate::Redrive(redrives) => redrives.into(),
+        Operate::Trace(trace) => trace.into(),
+        Operate::Alarm(alarm) => alarm.into(),
+        Operate::Connection(connection) => connection.into(),
         Operate::Definitions(Definitions::Export { vhost, .. }) => {
             Command::DefinitionsExport { vhost }
         }

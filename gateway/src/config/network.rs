@@ -135,6 +135,14 @@ impl Amount {
     }
 }
 
+impl std::str::FromStr for Amount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ByteText::Text(text.to_owned()).try_into()
+    }
+}
+
 impl TryFrom<ByteText> for Amount {
     type Error = String;
 

@@ -109,6 +109,11 @@ impl Reader<'_> {
             name: name.clone(),
             description: row.description.or(meta.description).unwrap_or_default(),
             tags: row.tags.or(meta.tags).unwrap_or_default().joined(),
+            default_queue_type: row
+                .default_queue_type
+                .or(meta.default_queue_type)
+                .filter(|kind| kind != "undefined")
+                .unwrap_or_default(),
         });
         // RabbitMQ writes an empty list for none.
         if let Some(limits) = row.limits.as_object() {
@@ -351,6 +356,7 @@ impl Words {
 struct Metadata {
     description: Option<String>,
     tags: Option<Words>,
+    default_queue_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -358,6 +364,7 @@ struct Vhost {
     name: String,
     description: Option<String>,
     tags: Option<Words>,
+    default_queue_type: Option<String>,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]

@@ -77,11 +77,15 @@ fn limits(all: &[LimitSpec], of: LimitOf, subject: &str) -> Map<String, Json> {
 }
 
 fn vhost(row: &VhostSpec) -> Json {
-    json!({
-        "name": &*row.name,
-        "limits": [],
-        "metadata": {"description": row.description, "tags": words(&row.tags)},
-    })
+    let mut metadata = json!({"description": row.description, "tags": words(&row.tags)});
+    let mut vhost = json!({"name": &*row.name, "limits": []});
+    if !row.default_queue_type.is_empty() {
+        // RabbitMQ 3.13 reads it in the one place, earlier and later series in the other.
+        metadata["default_queue_type"] = row.default_queue_type.as_str().into();
+        vhost["default_queue_type"] = row.default_queue_type.as_str().into();
+    }
+    vhost["metadata"] = metadata;
+    vhost
 }
 
 fn user(row: &UserSpec, limits: Map<String, Json>) -> Json {

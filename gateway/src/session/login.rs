@@ -54,7 +54,7 @@ impl Session {
         }
         self.vhost = vhost.into();
         self.door = Door::new(&self.store, &self.user, vhost);
-        let name = format!("connection {}", self.id);
+        let name = self.peer.connection_name();
         self.store.lock().name_session(self.id, &name);
         self.conn.accept_open();
     }

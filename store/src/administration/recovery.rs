@@ -48,7 +48,7 @@ impl Shard {
         let described = VhostSpec {
             name: vhost.clone(),
             description: "Default virtual host".into(),
-            tags: String::new(),
+            ..VhostSpec::default()
         };
         let mut made = self.put_vhost(described);
         if let Some((name, password)) = self.options.default_user.clone() {

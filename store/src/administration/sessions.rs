@@ -5,6 +5,16 @@
 
 use super::*;
 
+/// A connection, as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct ConnectionStatus {
+    pub name: Arc<str>,
+    pub user: Arc<str>,
+    pub vhost: Arc<str>,
+    pub channels: u64,
+    pub unacked: u64,
+}
+
 impl Shard {
     /// The session's user enters a vhost. Answers its rights there.
     ///
@@ -107,6 +117,36 @@ impl Shard {
         let logins = self.sessions.values().filter_map(|s| s.login.as_ref());
         let open = logins.filter(|(user, vhost)| counts(user, vhost)).count();
         (open as u64 >= limit).then_some(limit)
+    }
+
+    /// All connections that are open, by name.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        let open = self.sessions.values().filter_map(|session| {
+            let (user, vhost) = session.login.clone()?;
+            Some(ConnectionStatus {
+                name: session.connection.clone(),
+                user,
+                vhost,
+                channels: session.channels.len() as u64,
+                unacked: session.unacked(),
+            })
+        });
+        let mut all: Vec<ConnectionStatus> = open.collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Ends the connections of a name, or all, with RabbitMQ's code for it. Answers how many.
+    pub fn close_connections(&mut self, name: Option<&str>, reason: &str) -> usize {
+        let chosen = self.sessions.iter().filter(|(_, session)| {
+            session.login.is_some() && name.is_none_or(|name| *session.connection == *name)
+        });
+        let ids: Vec<usize> = chosen.map(|(id, _)| *id).collect();
+        for id in &ids {
+            let text = reason.to_owned();
+            self.send(*id, Out::Close { code: FORCED, text });
+        }
+        ids.len()
     }
 
     /// Ends connections by (user, vhost), with RabbitMQ's code for it.

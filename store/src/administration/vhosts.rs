@@ -8,10 +8,15 @@ impl Shard {
     /// Adds a vhost with its predeclared exchanges, or changes what is said about it.
     ///
     /// # Errors
-    /// `PreconditionFailed`: no name.
+    /// `PreconditionFailed`: no name, or a type of queues that there is not.
     pub fn put_vhost(&mut self, vhost: VhostSpec) -> Result<()> {
         if vhost.name.is_empty() {
             return Err(invalid(Noun::Vhost, "", "a vhost needs a name"));
+        }
+        let kind = &*vhost.default_queue_type;
+        if !["", "classic", "quorum"].contains(&kind) {
+            let detail = format!("'{kind}' is no type of queues here: classic or quorum");
+            return Err(invalid(Noun::Vhost, &vhost.name, detail));
         }
         if !self.has_vhost(&vhost.name) {
             self.add_vhost(&vhost.name);

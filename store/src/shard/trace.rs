@@ -20,19 +20,30 @@ impl Shard {
     /// # Errors
     /// `NotFound` when there is no such vhost.
     pub fn set_tracing(&mut self, vhost: &str, traced: bool) -> Result<()> {
-        let Some(names) = self.vhosts.get_mut(vhost) else {
-            return Err(Error::NotFound {
-                noun: Noun::Vhost,
-                name: vhost.to_owned(),
-                detail: format!("no vhost '{vhost}'"),
-            });
-        };
-        names.traced = traced;
+        self.traces(vhost)?;
+        if let Some(names) = self.vhosts.get_mut(vhost) {
+            names.traced = traced;
+        }
         self.tracing = self.vhosts.values().any(|names| names.traced);
         Ok(())
     }
 
-    /// What a trace calls the connection.
+    /// Whether a vhost is traced.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such vhost.
+    pub fn traces(&self, vhost: &str) -> Result<bool> {
+        let names = self.vhosts.get(vhost);
+        names
+            .map(|names| names.traced)
+            .ok_or_else(|| Error::NotFound {
+                noun: Noun::Vhost,
+                name: vhost.to_owned(),
+                detail: format!("no vhost '{vhost}'"),
+            })
+    }
+
+    /// What a trace, and an operator, calls the connection.
     pub fn name_session(&mut self, id: usize, connection: &str) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.connection = connection.into();

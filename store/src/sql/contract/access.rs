@@ -7,6 +7,7 @@ pub(super) fn vhost(name: &str) -> VhostSpec {
         name: name.into(),
         description: format!("about {name}"),
         tags: "a,b".into(),
+        default_queue_type: "quorum".into(),
     }
 }
 

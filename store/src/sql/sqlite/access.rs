@@ -83,7 +83,12 @@ fn texts<const N: usize>(text: &'static str, values: [&str; N]) -> Query {
 fn put_vhost(vhost: &VhostSpec) -> Query {
     texts(
         statement::VHOST_PUT,
-        [&*vhost.name, &vhost.description, &vhost.tags],
+        [
+            &*vhost.name,
+            &vhost.description,
+            &vhost.tags,
+            &vhost.default_queue_type,
+        ],
     )
 }
 
@@ -165,6 +170,7 @@ pub(super) fn vhost(row: &SqliteRow) -> Result<VhostSpec, sqlx::Error> {
         name: name(row, 0)?,
         description: row.try_get(1)?,
         tags: row.try_get(2)?,
+        default_queue_type: row.try_get(3)?,
     })
 }
 

@@ -32,6 +32,7 @@ migrations! {
     8 = "0008_access",
     10 = "0010_deduplication",
     12 = "0012_redrive",
+    13 = "0013_default_queue_type",
 }
 
 /// Brings the schema up to date. Idempotent.

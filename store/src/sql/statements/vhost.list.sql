@@ -1,1 +1,1 @@
-select name, description, tags from vhost order by name
+select name, description, tags, default_queue_type from vhost order by name
