@@ -242,8 +242,11 @@ impl Part {
             self.rebuild(over, seed);
         }
         let at = self.place(key, seed) * ENTRY;
-        let is_new = self::at_ms(&self.entries[at..at + ENTRY]) == 0;
-        self.entries[at..at + ENTRY].copy_from_slice(&entry(key, at_ms));
+        let known = self::at_ms(&self.entries[at..at + ENTRY]);
+        let is_new = known == 0;
+        // Rows come back in any order.
+        let newest = entry(key, at_ms.max(known));
+        self.entries[at..at + ENTRY].copy_from_slice(&newest);
         self.oldest_ms = match self.count {
             0 => at_ms,
             _ => self.oldest_ms.min(at_ms),

@@ -153,6 +153,7 @@ contract! {
     redrives_are_replaced_and_dropped,
     keys_come_with_their_commit_and_go_by_age,
     a_deleted_queue_takes_its_keys_along,
+    retirement_keeps_every_key,
     an_empty_batch_passes,
     rules_come_back_in_order,
     a_rule_is_replaced_and_deleted,
@@ -1159,6 +1160,49 @@ async fn keys_come_with_their_commit_and_go_by_age(bench: Bench) {
         bench.load().await.deduplication,
         [keys(2, 7), keys(1, 9), keys(1, 4), keys(1, 8)]
     );
+    done(bench).await;
+}
+
+async fn retirement_keeps_every_key(bench: Bench) {
+    let entries = |image: Image| {
+        let mut all: Vec<(u64, Vec<u8>, bool)> = Vec::new();
+        for row in &image.deduplication {
+            for entry in row.entries.chunks(22) {
+                let is_old = row.newest_ms < i64::from(entry[0]);
+                all.push((row.queue.0, entry.to_vec(), is_old));
+            }
+        }
+        all.sort();
+        all
+    };
+    let first = Batch {
+        deduplication: (1..=120).map(|n| keys(1 + n as u64 % 3, n)).collect(),
+        ..put_queues([1, 2, 3, 4])
+    };
+    bench.commit(first).await.unwrap();
+    let large = DeduplicationRow {
+        queue: QueueId(4),
+        newest_ms: 7,
+        entries: vec![7; 22 * 500],
+    };
+    let second = Batch {
+        deduplication: vec![keys(4, 1), large],
+        ..Batch::default()
+    };
+    bench.commit(second).await.unwrap();
+    let before = entries(bench.load().await);
+    assert_eq!(before.len(), 2 * 121 + 500);
+    assert!(before.iter().all(|(.., is_old)| !is_old));
+    for _ in 0..3 {
+        bench.backend().retire(1_000, 0, 0, 10).await.unwrap();
+        assert_eq!(entries(bench.load().await), before);
+    }
+    let drop = Batch {
+        dropped_deduplication: (1..=4).map(|n| (QueueId(n), 120)).collect(),
+        ..Batch::default()
+    };
+    bench.commit(drop).await.unwrap();
+    assert_eq!(bench.load().await.deduplication, []);
     done(bench).await;
 }
 

@@ -98,7 +98,7 @@ pub struct Image {
     pub schedules: Vec<ScheduleRow>,
     /// Ordered by id.
     pub redrives: Vec<RedriveRow>,
-    /// In the order of their commits.
+    /// In no order.
     pub deduplication: Vec<DeduplicationRow>,
     /// Highest ids ever used, so that none is used twice (0 when none was).
     pub last_queue_id: u64,
@@ -193,6 +193,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Retention, in bounded steps of at most `limit` rows per kind: results past `expires_at`,
     /// tombstones `tombstone_ms` after that, expired keys, fires older than `fires_before`.
+    /// Deduplication rows may be merged, which loses no entry.
     /// Idempotent. Never touches an open job. Runs between commits, never inside one.
     fn retire(
         &self,

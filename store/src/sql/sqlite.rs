@@ -32,6 +32,7 @@ mod apply;
 mod checkpoint;
 #[cfg(test)]
 mod engine_tests;
+mod keys;
 #[cfg(test)]
 mod measure;
 pub(super) mod migration;

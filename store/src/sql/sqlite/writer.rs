@@ -14,6 +14,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::apply::{self, Fault, Place, Texts};
+use super::keys;
 use super::script::Script;
 use super::{Role, Shared, connect, statement};
 use crate::log::batch::{Batch, Committed, DefinitionChange, JobChange};
@@ -89,6 +90,10 @@ struct State {
     since_restart: u64,
     /// Value of `since_restart` at which commits wait for the log to begin again.
     restart_at: u64,
+    /// Deduplication rows since small ones were merged; at the start nobody knows.
+    key_rows: u64,
+    /// Rows up to this one were merged.
+    keys_merged: i64,
 }
 
 impl Writer {
@@ -110,6 +115,8 @@ impl Writer {
             since_nudge: 0,
             since_restart: 0,
             restart_at,
+            key_rows: keys::LOOK_AFTER,
+            keys_merged: 0,
         };
         let mut closed = None;
         while let Some(request) = requests.recv().await {
@@ -210,6 +217,7 @@ impl State {
         if !gone.is_empty() {
             self.shared.doomed().queues.extend(gone);
         }
+        self.key_rows += batch.deduplication.len() as u64;
         self.grew(log_bytes(batch, u64::from(self.shared.options.page_bytes)));
     }
 
@@ -315,7 +323,36 @@ impl State {
             self.abandon(false).await;
         }
         self.grew(u64::from(self.shared.options.page_bytes) * 8);
+        if retired.is_ok() {
+            self.merge_keys().await?;
+        }
         Ok(retired?)
+    }
+
+    async fn merge_keys(&mut self) -> Result<(), BackendError> {
+        if self.key_rows < keys::LOOK_AFTER {
+            return Ok(());
+        }
+        let after = self.keys_merged;
+        let conn = self.connection().await?;
+        let merged = async {
+            run(conn, statement::TRANSACTION_BEGIN).await?;
+            let looked = keys::merge(conn, after).await?;
+            run(conn, statement::TRANSACTION_COMMIT).await?;
+            Ok::<_, sqlx::Error>(looked)
+        };
+        match merged.await {
+            Ok((last, more)) => {
+                self.keys_merged = last;
+                self.key_rows = if more { keys::LOOK_AFTER } else { 0 };
+            }
+            Err(error) => {
+                self.abandon(false).await;
+                return Err(error.into());
+            }
+        }
+        self.grew(keys::MERGE_BYTES);
+        Ok(())
     }
 
     async fn sweep_segments(&mut self, ids: &[SegmentId]) -> Result<u64, BackendError> {
