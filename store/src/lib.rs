@@ -428,7 +428,7 @@ impl Store {
         });
         Stats {
             queues: queues.collect(),
-            connections: shard.connections(),
+            connections: shard.connection_count(),
             channels: shard
                 .sessions
                 .values()

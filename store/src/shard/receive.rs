@@ -98,7 +98,7 @@ impl Shard {
     }
 
     /// Connections of clients.
-    pub(crate) fn connections(&self) -> u64 {
+    pub(crate) fn connection_count(&self) -> u64 {
         let own = usize::from(self.receivers.session.is_some());
         self.sessions.len().saturating_sub(own) as u64
     }
