@@ -134,10 +134,10 @@ impl Store {
             };
             let mut accepted = Vec::with_capacity(messages.len());
             for (properties, body) in messages {
-                let full = id.is_some_and(|id| shard.refuses(id, body.len() as u64));
                 // What is refused is published too: it may go where the dead go.
                 let mut block = Block::default();
                 block.push(&Address::new(b"", queue.as_bytes()), properties, body);
+                let full = id.is_some_and(|id| shard.refuses_message(id, &block, 0));
                 shard.publish(&Run::alone(&vhost, &Arc::new(block)))?;
                 accepted.push(!full);
             }

@@ -292,7 +292,7 @@ pub(super) async fn publish(
     login.authorize_publish(&app, &vhost, "")?;
     if headers.contains_key("idempotency-key") {
         let detail = "Idempotency-Key: not kept for messages; give them ids, and the queue \
-                      x-message-deduplication";
+                      x-deduplication-window";
         return Err(invalid(detail));
     }
     let body = read_body(&headers, body, app.calls.body_bytes_max).await?;

@@ -123,6 +123,13 @@ impl Window {
         Verdict::New
     }
 
+    /// False when a new key would be refused.
+    pub fn has_room(&self, now: Micros) -> bool {
+        let over = self.over_ms(now / 1000);
+        let mut parts = self.parts.iter();
+        self.count < self.most || parts.any(|part| part.count > 0 && part.oldest_ms <= over)
+    }
+
     /// Keys that came at this time or before are free again.
     fn over_ms(&self, now_ms: i64) -> i64 {
         now_ms - self.asked.span_ms.cast_signed()
@@ -184,6 +191,11 @@ impl Window {
     /// Keys that are kept, some of which may be over.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    #[cfg(test)]
+    pub fn keep_at_most(&mut self, most: usize) {
+        self.most = most;
     }
 
     #[cfg(test)]

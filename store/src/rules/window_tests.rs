@@ -110,9 +110,11 @@ fn beyond_the_most_keys_new_ones_wait_for_old_ones_to_end() {
         assert_eq!(window.admit(&hash(number), now), Verdict::New);
     }
     let now = SECOND + 500_000;
+    assert!(!window.has_room(now));
     assert_eq!(window.admit(&hash(1000), now), Verdict::Full);
     assert_eq!(window.admit(&hash(1), now), Verdict::Duplicate);
     assert_eq!(window.count(), 1000);
+    assert!(window.has_room(2 * SECOND + 10_000));
     assert_eq!(window.admit(&hash(1000), 2 * SECOND + 10_000), Verdict::New);
     assert!(window.count() <= 1000);
 }

@@ -319,11 +319,6 @@ impl Shard {
         }
     }
 
-    /// True when a queue refuses a message with so many bytes of body for lack of room.
-    pub(crate) fn refuses(&self, id: QueueId, body: u64) -> bool {
-        self.is_full(id, body)
-    }
-
     /// True when the name is the address of a call's reply.
     pub(crate) fn is_job_reply(&self, name: &str) -> bool {
         name.strip_prefix(REPLY_TO_JOB)

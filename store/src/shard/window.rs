@@ -138,6 +138,21 @@ impl Shard {
         }
     }
 
+    /// True when a publish of this message would be refused: it is no duplicate, and there is no
+    /// room for it or for its key.
+    pub(crate) fn refuses_message(&self, id: QueueId, block: &Block, index: usize) -> bool {
+        let full = self.is_full(id, u64::from(block.entries[index].body_size));
+        let window = self.queues.get(&id).and_then(|queue| queue.window.as_ref());
+        let key = window.and_then(|window| Some((window, window.key(block, index)?)));
+        match key {
+            Some((window, key)) => {
+                let now = clock::now();
+                !window.is_known(&key, now) && (full || !window.has_room(now))
+            }
+            None => full,
+        }
+    }
+
     /// False for a duplicate, or where no key can be kept; for what is written before it is seen.
     pub(super) fn admits(&mut self, id: QueueId, block: &Block) -> bool {
         if !self.has_window(id) {

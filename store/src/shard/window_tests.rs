@@ -256,6 +256,41 @@ async fn a_policy_changes_the_window_of_a_live_queue() {
 }
 
 #[tokio::test]
+async fn beyond_the_most_keys_a_publish_is_refused() {
+    let mut world = World::open(Memory::new()).await;
+    world.declare("q", true);
+    let id = world.shard.queue(0, "/", "q").expect("a queue");
+    let window = world
+        .shard
+        .queues
+        .get_mut(&id)
+        .and_then(|q| q.window.as_mut());
+    window.expect("a window").keep_at_most(2);
+    world.publish("q", &[1, 2, 3, 1, 4]);
+    world.sync().await;
+    let (mut confirmed, mut refused) = (Vec::new(), Vec::new());
+    for told in world.shard.take_outbox(world.key.session) {
+        match told {
+            Out::Confirm { first, count, .. } => confirmed.extend(first..first + count),
+            Out::Refuse { number, .. } => refused.push(number),
+            _ => {}
+        }
+    }
+    assert_eq!((confirmed, refused), (vec![1, 2, 4], vec![3, 5]));
+    let mut block = Block::default();
+    for id in [3, 1] {
+        let properties = Properties {
+            message_id: Some(vec![b'k', id]),
+            ..Properties::default()
+        };
+        block.push(&Address::new(b"", b"q"), &properties.encode(), b"");
+    }
+    assert!(world.shard.refuses_message(id, &block, 0));
+    assert!(!world.shard.refuses_message(id, &block, 1), "a duplicate");
+    assert_eq!(world.drain("q").await, [1, 2]);
+}
+
+#[tokio::test]
 async fn a_deleted_queue_forgets_its_keys() {
     let mut world = World::open(Memory::new()).await;
     world.declare("q", true);
