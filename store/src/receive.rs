@@ -10,7 +10,7 @@ use std::time::Duration;
 use amqp::content::{Address, Block};
 use tokio::sync::{Notify, oneshot};
 
-use crate::model::{Micros, QueueId};
+use crate::model::{KeyClaim, Micros, QueueId};
 use crate::shard::Run;
 use crate::shard::receive::{Begun, Ending, LeaseKey, Leased, Wish};
 use crate::{Error, Result, Store, StoreInner};
@@ -116,7 +116,8 @@ impl Store {
     }
 
     /// Publishes to a queue, through the default exchange; returns when all that was accepted is on
-    /// disk. Of each message: was there room for it?
+    /// disk. Of each message: was there room for it? With a key the messages are accepted all
+    /// together, and the key with them, or none is.
     ///
     /// # Errors
     /// `NotFound` when there is no such queue.
@@ -124,6 +125,7 @@ impl Store {
         &self,
         (vhost, queue): (&str, &str),
         messages: &[(Vec<u8>, Vec<u8>)],
+        key: Option<KeyClaim>,
     ) -> Result<Vec<bool>> {
         let vhost: Arc<str> = vhost.into();
         let (accepted, told) = {
@@ -132,6 +134,13 @@ impl Store {
                 true => None,
                 false => Some(shard.queue(0, &vhost, queue)?),
             };
+            if key.is_some() {
+                let bytes = messages.iter().map(|(_, body)| body.len() as u64).sum();
+                let count = messages.len() as u64;
+                if id.is_some_and(|id| !shard.has_room(id, count, bytes)) {
+                    return Ok(vec![false; messages.len()]);
+                }
+            }
             let mut accepted = Vec::with_capacity(messages.len());
             for (properties, body) in messages {
                 // What is refused is published too: it may go where the dead go.
@@ -140,6 +149,10 @@ impl Store {
                 let full = id.is_some_and(|id| shard.refuses_message(id, &block, 0));
                 shard.publish(&Run::alone(&vhost, &Arc::new(block)))?;
                 accepted.push(!full);
+            }
+            // Where a full window refused some, a repetition finds the others' keys in it.
+            if let Some(key) = key.filter(|_| !accepted.contains(&false)) {
+                shard.claim_alone(key);
             }
             (accepted, shard.on_disk())
         };

@@ -327,6 +327,6 @@ pub(super) async fn read_body(
         .map_err(late)?
 }
 
-fn micros(span: Duration) -> Micros {
+pub(super) fn micros(span: Duration) -> Micros {
     Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX / 4)
 }

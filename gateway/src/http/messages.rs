@@ -1,7 +1,7 @@
 //! `POST /v1/queues/{queue}/messages`: publishing over HTTP, one message or a batch.
 //!
-//! Keeps: `201` only after what was accepted is on disk; a batch is judged whole before any of it
-//! is published; a body's length is judged before it is read (I9).
+//! Keeps: `201` only after what was accepted is on disk, with its idempotency key; a batch is
+//! judged whole before any of it is published; a body's length is judged before it is read (I9).
 //! Never: looks into the body of a single message; it passes verbatim.
 //! In: the router.  Out: `Store::publish_to_queue`.
 
@@ -10,17 +10,21 @@ use amqp::properties::Properties;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use sha2::{Digest, Sha256};
+use store::KeyGuard;
+use store::model::KeyClaim;
 use utoipa::ToSchema;
 
 use super::App;
-use super::calls::{read_body, short_text};
+use super::calls::{micros, read_body, short_text};
 use super::login::Login;
+use super::preference;
 use super::problem::{Document, Kind, Problem};
 use super::queues::{Place, given};
 use crate::definitions::to_sound_table;
@@ -215,6 +219,8 @@ fn from_headers(headers: &HeaderMap, user: &str) -> Result<Properties, Problem> 
         };
         table.insert(key, value);
     }
+    // A proxy may have turned them around; that makes no other message.
+    table.0.sort_by(|a, b| a.0.cmp(&b.0));
     let given = Given {
         content_type: match text("message-content-type")? {
             None => short_text(headers, header::CONTENT_TYPE)?,
@@ -250,6 +256,7 @@ fn is_batch(headers: &HeaderMap) -> bool {
     params(
         ("queue" = String, Path, description = "Percent-encoded; or the reply address of a call"),
         Place,
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key, the same messages once"),
         ("Message-Content-Type" = Option<String>, Header, description = "Instead of Content-Type"),
         ("Message-Id" = Option<String>, Header),
         ("Message-Type" = Option<String>, Header),
@@ -274,7 +281,9 @@ fn is_batch(headers: &HeaderMap) -> bool {
         (status = 401, body = Document),
         (status = 403, body = Document),
         (status = 404, body = Document),
+        (status = 409, body = Document),
         (status = 413, body = Document),
+        (status = 422, body = Document),
         (status = 503, body = Document),
     )
 )]
@@ -290,11 +299,7 @@ pub(super) async fn publish(
     let vhost = given(place)?.vhost.unwrap_or_else(|| "/".into());
     login.authorize(&app, &vhost)?;
     login.authorize_publish(&app, &vhost, "")?;
-    if headers.contains_key("idempotency-key") {
-        let detail = "Idempotency-Key: not kept for messages; give them ids, and the queue \
-                      x-deduplication-window";
-        return Err(invalid(detail));
-    }
+    let key = preference::idempotency_key(&headers)?;
     let body = read_body(&headers, body, app.calls.body_bytes_max).await?;
     let messages = match is_batch(&headers) {
         true => batch(&body, &login.user)?,
@@ -305,25 +310,92 @@ pub(super) async fn publish(
         let detail = format!("nothing can be accepted for now: {reason}");
         return Err(Problem::new(Kind::StorageFull, detail));
     }
+    let scope = key.map(|key| {
+        let user = &login.user;
+        format!("{user}\0{vhost}\0messages/{queue}\0{key}")
+    });
+    let claim = match scope {
+        None => None,
+        Some(scope) => match claimed(&app, scope, fingerprint(&messages)).await? {
+            Claimed::New(claim) => Some(claim),
+            Claimed::Known => {
+                let mut response = answer(&vec![true; messages.len()]);
+                let yes = HeaderValue::from_static("true");
+                response.headers_mut().insert("idempotent-replayed", yes);
+                return Ok(response);
+            }
+        },
+    };
     let store = app.store.clone();
     let full = format!("queue '{queue}' in vhost '{vhost}' has no room");
-    // Whoever hangs up has published all of it or nothing.
+    // Whoever hangs up has published all of it or nothing, and frees no key before.
     let publishing = tokio::spawn(async move {
         let to = (&*vhost, &*queue);
-        store.publish_to_queue(to, &messages).await
+        let (claim, guard) = claim.unzip();
+        let accepted = store.publish_to_queue(to, &messages, claim).await;
+        drop(guard);
+        accepted
     });
     let accepted = publishing
         .await
         .map_err(|_| Problem::new(Kind::Internal, "the log of the server says more"))??;
-    let count = accepted.iter().filter(|accepted| **accepted).count();
-    if count == 0 {
+    if !accepted.contains(&true) {
         return Err(Problem::new(Kind::QueueFull, full));
     }
-    let verdict = |accepted| Verdict { accepted };
+    Ok(answer(&accepted))
+}
+
+fn answer(accepted: &[bool]) -> Response {
+    let count = accepted.iter().filter(|accepted| **accepted).count();
+    let verdict = |accepted: &bool| Verdict {
+        accepted: *accepted,
+    };
     let published = Published {
         accepted: count,
         refused: accepted.len() - count,
-        messages: accepted.into_iter().map(verdict).collect(),
+        messages: accepted.iter().map(verdict).collect(),
     };
-    Ok((StatusCode::CREATED, axum::Json(published)).into_response())
+    (StatusCode::CREATED, axum::Json(published)).into_response()
+}
+
+/// What an idempotency key says of a request.
+enum Claimed {
+    /// It came before, and was accepted.
+    Known,
+    New((KeyClaim, KeyGuard)),
+}
+
+async fn claimed(app: &App, scope: String, fingerprint: [u8; 32]) -> Result<Claimed, Problem> {
+    let in_use = || Problem::new(Kind::KeyInUse, "ask again in a second");
+    let guard = app.store.claim_key(&scope).ok_or_else(in_use)?;
+    let now = app.store.now();
+    match app.store.backend().key_claim(scope.clone(), now).await? {
+        Some(known) if known.fingerprint == fingerprint => Ok(Claimed::Known),
+        Some(_) => {
+            let detail = "the key belongs to a request with other messages";
+            Err(Problem::new(Kind::KeyReused, detail))
+        }
+        None => {
+            let claim = KeyClaim {
+                scope,
+                job: app.store.new_job_id(),
+                fingerprint,
+                expires_at: now + micros(app.calls.key_ttl),
+            };
+            Ok(Claimed::New((claim, guard)))
+        }
+    }
+}
+
+/// SHA-256 over all properties and bodies, each with its length before it.
+fn fingerprint(messages: &[Content]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in messages
+        .iter()
+        .flat_map(|(properties, body)| [properties, body])
+    {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }

@@ -172,6 +172,48 @@ async fn no_room_is_503_with_a_time_to_ask_again() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_publishes_once() {
+    let app = app().await;
+    let mut arguments = Table::default();
+    arguments.insert("x-max-length", Field::I64(3));
+    arguments.insert("x-overflow", Field::text("reject-publish"));
+    let ask = QueueDeclare {
+        name: "q".into(),
+        durable: true,
+        arguments,
+        ..QueueDeclare::default()
+    };
+    app.store.lock().declare_queue(0, &"/".into(), ask).unwrap();
+    let key = |key| [("idempotency-key", key), JSON[0]];
+    let send = async |key: &[(&str, &str)], bodies: Value| {
+        let body = json!({"messages": bodies}).to_string();
+        let path = "/v1/queues/q/messages";
+        send_body(&app, "POST", path, key, &body).await
+    };
+    let two = json!([{"body": "a"}, {"body": "b"}]);
+    for replayed in [None, Some("true")] {
+        let response = send(&key("k"), two.clone()).await;
+        let told = response.headers().get("idempotent-replayed");
+        assert_eq!(told.map(|value| value.to_str().unwrap()), replayed);
+        assert_eq!(response.status(), 201);
+        assert_eq!(body_of(response).await["accepted"], 2);
+        assert_eq!(counts(&app, "q"), (2, 0, 0));
+    }
+    let other = send(&key("k"), json!([{"body": "a"}])).await;
+    assert_eq!(other.status(), 422);
+    // One of two would fit: with a key it is both or none, and the key is free again.
+    assert_eq!(send(&key("whole"), two.clone()).await.status(), 503);
+    assert_eq!(counts(&app, "q"), (2, 0, 0));
+    receive(&app, "q", json!({"max": 2})).await;
+    let whole = send(&key("whole"), two).await;
+    assert_eq!(whole.headers().get("idempotent-replayed"), None);
+    assert_eq!(
+        (whole.status().as_u16(), counts(&app, "q")),
+        (201, (2, 2, 0))
+    );
+}
+
+#[tokio::test]
 async fn a_batch_is_received_in_order_and_each_lease_ends_once() {
     let app = app().await;
     declare(&app, "q", Some(5));

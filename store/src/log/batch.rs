@@ -153,6 +153,8 @@ pub enum JobChange {
         job: Box<Job>,
         key: Option<KeyClaim>,
     },
+    /// The key of a request that is no job; `KeyClaim::job` is an identity of its own.
+    Claim { key: KeyClaim, at: Micros },
     /// Handed to a worker. Ignored when the job is final.
     Started { id: JobId, attempt: u32, at: Micros },
     /// Failed and will be tried again. Ignored when the job is final.

@@ -319,6 +319,23 @@ impl Shard {
         }
     }
 
+    /// False when a queue would refuse one of so many messages, with so many bytes of body in all.
+    pub(crate) fn has_room(&self, id: QueueId, count: u64, bytes: u64) -> bool {
+        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.reject_publish) else {
+            return true;
+        };
+        let (log, asked) = (&queue.log, &queue.arguments);
+        let fits = |max: Option<u64>, sum: u64| max.is_none_or(|max| sum <= max);
+        fits(asked.max_length, log.ready() + count)
+            && fits(asked.max_length_bytes, log.ready_body_bytes() + bytes)
+    }
+
+    /// Keeps the key of a request that is no job, with the next commit.
+    pub(crate) fn claim_alone(&mut self, key: KeyClaim) {
+        let at = clock::now();
+        self.pending.jobs.push(JobChange::Claim { key, at });
+    }
+
     /// True when the name is the address of a call's reply.
     pub(crate) fn is_job_reply(&self, name: &str) -> bool {
         name.strip_prefix(REPLY_TO_JOB)

@@ -400,6 +400,16 @@ impl State {
     fn check_jobs(&self, changes: &[JobChange]) -> Result<(), String> {
         let mut submitted = BTreeSet::new();
         let mut claimed = BTreeMap::new();
+        let mut claim = |key: &KeyClaim, at: Micros| {
+            let stored = self.keys.get(&key.scope).map(|key| key.expires_at);
+            let until = claimed.insert(key.scope.clone(), key.expires_at).or(stored);
+            match until {
+                Some(until) if until > at => {
+                    Err(format!("the idempotency key of job {} is claimed", key.job))
+                }
+                _ => Ok(()),
+            }
+        };
         for change in changes {
             match change {
                 JobChange::Submit { job, key } => {
@@ -408,13 +418,11 @@ impl State {
                     if !fits || self.jobs.contains_key(&job.id) || !submitted.insert(job.id) {
                         return Err(format!("job {} cannot be inserted", job.id));
                     }
-                    let Some(key) = key else { continue };
-                    let stored = self.keys.get(&key.scope).map(|key| key.expires_at);
-                    let until = claimed.insert(&key.scope, key.expires_at).or(stored);
-                    if until.is_some_and(|until| until > job.created_at) {
-                        return Err(format!("the idempotency key of job {} is claimed", job.id));
+                    if let Some(key) = key {
+                        claim(key, job.created_at)?;
                     }
                 }
+                JobChange::Claim { key, at } => claim(key, *at)?,
                 JobChange::Finish { id, state, .. } if !state.is_final() => {
                     return Err(format!("job {id} cannot finish as {}", state.as_str()));
                 }
@@ -547,6 +555,10 @@ impl State {
                 .extend(key.clone().map(|key| (key.scope.clone(), key)));
             return None;
         }
+        if let JobChange::Claim { key, .. } = change {
+            self.keys.insert(key.scope.clone(), key.clone());
+            return None;
+        }
         let (JobChange::Started { id, .. }
         | JobChange::Retrying { id, .. }
         | JobChange::Finish { id, .. }) = change
@@ -593,7 +605,7 @@ impl State {
                 self.results
                     .extend(result.clone().map(|result| (*id, result)));
             }
-            JobChange::Submit { .. } => {}
+            JobChange::Submit { .. } | JobChange::Claim { .. } => {}
         }
         None
     }

@@ -151,7 +151,8 @@ pub trait Backend: Send + Sync + 'static {
     /// dropped waiting rows deleted, then waiting rows put (one that exists is
     /// replaced); jobs in order; dropped schedules deleted, then schedules put, the
     /// same with redrives; old deduplication rows dropped, then new ones inserted. A fire row that
-    /// exists, and an idempotency scope still claimed at its job's `created_at`, is `NotDone`.
+    /// exists, and an idempotency scope still claimed at its job's `created_at` or at the claim's
+    /// own time, is `NotDone`.
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>>;
 
     /// Highest `Batch::number` of this process that is on disk, for resolving `Unknown`.

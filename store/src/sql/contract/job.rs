@@ -192,6 +192,20 @@ pub(super) async fn a_key_claims_until_it_expires(bench: Bench) {
         Err(CommitError::NotDone(_))
     ));
     assert_eq!(bench.job(3).await, None);
+
+    let alone = |n, at, expires_at| {
+        let key = key(n, "alone", expires_at);
+        jobs([JobChange::Claim { key, at }])
+    };
+    bench.commit(alone(5, 100, 500)).await.unwrap();
+    assert!(matches!(
+        bench.commit(alone(6, 499, 900)).await,
+        Err(CommitError::NotDone(_))
+    ));
+    bench.commit(alone(7, 500, 900)).await.unwrap();
+    let read = bench.backend().key_claim("alone".into(), 600).await;
+    assert_eq!(read.unwrap(), Some(key(7, "alone", 900)));
+    assert_eq!(bench.job(7).await, None);
     done(bench).await;
 }
 

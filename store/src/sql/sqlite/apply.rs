@@ -456,6 +456,9 @@ async fn change_jobs(
             left = &left[submitted..];
             continue;
         }
+        if let JobChange::Claim { key, at } = change {
+            claim_key(conn, key, *at).await?;
+        }
         if !change_job(conn, change).await?
             && let JobChange::Finish { id, .. } = change
         {
@@ -488,21 +491,26 @@ async fn submit_jobs(
         left = &left[places..];
     }
     for (job, key) in rows {
-        let Some(key) = key else { continue };
-        let done = sqlx::query(statement::JOB_KEY_CLAIM)
-            .bind(&key.scope)
-            .bind(&key.job.0[..])
-            .bind(job.created_at)
-            .bind(key.expires_at)
-            .bind(&key.fingerprint[..])
-            .execute(&mut *conn)
-            .await?;
-        if done.rows_affected() == 0 {
-            return Err(Fault::Fence(format!(
-                "the idempotency key of job {} is claimed",
-                job.id
-            )));
+        if let Some(key) = key {
+            claim_key(conn, key, job.created_at).await?;
         }
+    }
+    Ok(())
+}
+
+async fn claim_key(conn: &mut SqliteConnection, key: &KeyClaim, at: Micros) -> Result<(), Fault> {
+    let done = sqlx::query(statement::JOB_KEY_CLAIM)
+        .bind(&key.scope)
+        .bind(&key.job.0[..])
+        .bind(at)
+        .bind(key.expires_at)
+        .bind(&key.fingerprint[..])
+        .execute(conn)
+        .await?;
+    if done.rows_affected() == 0 {
+        let id = key.job;
+        let detail = format!("the idempotency key of job {id} is claimed");
+        return Err(Fault::Fence(detail));
     }
     Ok(())
 }
@@ -544,7 +552,7 @@ fn bind_job<'q>(query: Query<'q>, job: &'q Job) -> Query<'q> {
 /// False when the job was final already.
 async fn change_job(conn: &mut SqliteConnection, change: &JobChange) -> Result<bool, sqlx::Error> {
     let done = match change {
-        JobChange::Submit { .. } => return Ok(true),
+        JobChange::Submit { .. } | JobChange::Claim { .. } => return Ok(true),
         JobChange::Started { id, attempt, at } => {
             sqlx::query(statement::JOB_START)
                 .bind(&id.0[..])
