@@ -355,6 +355,26 @@ fn both_servers_end_connections_in_the_same_words() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn both_servers_say_that_they_stop() -> Result<()> {
+    let theirs = RabbitMq::start()?;
+    let mut ours = Leveret::start("")?;
+    runtime()?.block_on(async {
+        let mut to_theirs = connect(theirs.amqp(), "guest", "guest", "/").await?;
+        let mut to_ours = connect(ours.amqp, "guest", "guest", "/").await?;
+        theirs.ctl(&["stop_app"])?;
+        let ended = ours.stop()?;
+        ensure!(ended.success(), "{ended}");
+        let forced = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
+        for client in [&mut to_theirs, &mut to_ours] {
+            let close = client.await_method(0, "connection.close", PATIENCE).await?;
+            assert_eq!(close.method.int("reply-code"), 320);
+            assert_eq!(close.method.text("reply-text"), forced);
+        }
+        Ok(())
+    })
+}
+
 /// A server with the verbs of `rabbitmqctl`.
 trait Operated {
     fn amqp(&self) -> SocketAddr;

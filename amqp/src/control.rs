@@ -12,7 +12,8 @@ use crate::reply::Close;
 /// 502 when cut short, 540 for a class or method that does not exist.
 pub fn ids(payload: &[u8]) -> Result<(u16, u16), Close> {
     let Some(head) = payload.first_chunk::<4>() else {
-        return Err(Close::connection(502, "cannot decode method", (0, 0)));
+        let text = "a method frame that is too short for a method";
+        return Err(Close::connection(501, text, (0, 0)));
     };
     let (class, method) = (
         u16::from_be_bytes([head[0], head[1]]),

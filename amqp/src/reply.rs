@@ -4,6 +4,9 @@
 
 use crate::limits::TEXT_MAX;
 
+/// What a text that was too long ends with, as RabbitMQ's.
+const CUT: &str = "...";
+
 /// What a close ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -33,11 +36,14 @@ impl Close {
 
     fn new(scope: Scope, code: u16, explanation: &str, (class, method): (u16, u16)) -> Self {
         let mut text = format!("{} - {explanation}", name(code));
-        let mut end = text.len().min(TEXT_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
+        if text.len() > TEXT_MAX {
+            let mut end = TEXT_MAX - CUT.len();
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+            text.push_str(CUT);
         }
-        text.truncate(end);
         Self {
             scope,
             code,
@@ -79,7 +85,9 @@ mod tests {
     #[test]
     fn text_is_cut_at_a_character_within_255_bytes() {
         let close = Close::channel(404, "é".repeat(300), (50, 10));
-        assert!(close.text.len() <= TEXT_MAX);
-        assert!(close.text.starts_with("NOT_FOUND - é"));
+        assert_eq!(close.text, format!("NOT_FOUND - {}...", "é".repeat(120)));
+        let close = Close::channel(404, "e".repeat(243), (50, 10));
+        assert_eq!(close.text, format!("NOT_FOUND - {}", "e".repeat(243)));
+        assert_eq!(close.text.len(), TEXT_MAX);
     }
 }

@@ -21,7 +21,7 @@ use amqp::{control, hot, limits, sasl};
 use futures::FutureExt as _;
 use store::Store;
 use store::access::{Resource, Right};
-use store::definitions::{ExchangeDeclare, QueueDeclare, generated};
+use store::definitions::{ExchangeDeclare, QueueDeclare, generated, server_name};
 use store::model::{BindingSpec, DestinationKind, QueueId};
 use store::queue::consumers::{ChannelKey, Consumer};
 use store::shard::{Got, Out, Pace, REPLY_TO, Verdict};

@@ -39,6 +39,12 @@ pub struct QueueDeclare {
 /// Before the names that are made up here.
 const SERVER_NAMES: &str = "amq.gen-";
 
+/// What a client may ask for instead.
+const NAME_PREFIX: &str = "x-name-prefix";
+
+/// Bytes of that, as RabbitMQ's: the name has to fit behind it.
+const NAME_PREFIX_MAX: usize = 64;
+
 /// (name, ready messages, consumers).
 pub type QueueStatus = (Arc<str>, u64, u64);
 
@@ -122,7 +128,7 @@ impl Shard {
     /// Passive declare.
     pub fn check_queue(&mut self, session: usize, vhost: &str, name: &str) -> Result<QueueStatus> {
         if name.starts_with(REPLY_TO) {
-            return match self.has_reply_address(name) {
+            return match name == REPLY_TO || self.has_reply_address(name) {
                 true => Ok((name.into(), 0, 1)),
                 false => Err(not_found(Noun::Queue, name, vhost)),
             };
@@ -153,7 +159,8 @@ impl Shard {
             return Err(refused(Noun::Queue, &ask.name, detail));
         }
         self.check_queues(vhost, &ask.name)?;
-        if ask.name.starts_with(SERVER_NAMES) && Subject::queue(&ask.arguments) == QuorumQueue {
+        let unnamed = ask.server_named || ask.name.starts_with(SERVER_NAMES);
+        if unnamed && Subject::queue(&ask.arguments) == QuorumQueue {
             let detail = "Cannot declare a server-named queue for type rabbit_quorum_queue";
             return Err(failed(Noun::Queue, &ask.name, detail.to_owned()));
         }
@@ -509,6 +516,35 @@ fn describe(value: Option<&Value>) -> String {
         || "none".into(),
         |value| format!("the value '{}' of type '{}'", plain(value), kind_of(value)),
     )
+}
+
+/// The name of a queue that is declared without one.
+///
+/// # Errors
+/// The prefix that the client asks for is no text, too long, or reserved.
+pub fn server_name(vhost: &str, arguments: &Table) -> Result<String> {
+    let invalid = |reason: String| {
+        let detail =
+            format!("invalid arg '{NAME_PREFIX}' for queue '' in vhost '{vhost}': {reason}");
+        failed(Noun::Queue, "", detail)
+    };
+    let Some(value) = arguments.find(NAME_PREFIX) else {
+        return Ok(generated(SERVER_NAMES));
+    };
+    let asked = value.as_text();
+    let asked = asked.ok_or_else(|| invalid(format!("a {} is no text", kind_of(value))))?;
+    let prefix: String = asked.chars().filter(|c| !c.is_control()).collect();
+    match prefix.len() {
+        0 => Ok(generated(SERVER_NAMES)),
+        length if length > NAME_PREFIX_MAX => Err(invalid(format!(
+            "{length} bytes are more than {NAME_PREFIX_MAX}"
+        ))),
+        _ if prefix.starts_with("amq.") && prefix != SERVER_NAMES => {
+            let detail = format!("queue name '{prefix}' contains reserved prefix 'amq.*'");
+            Err(refused(Noun::Queue, &prefix, detail))
+        }
+        _ => Ok(generated(&prefix)),
+    }
 }
 
 /// A name that cannot be guessed: the prefix and 22 characters.

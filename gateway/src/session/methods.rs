@@ -194,6 +194,10 @@ impl Session {
                 let kind = DestinationKind::Queue;
                 let spec = self.binding(m.exchange.as_str(), kind, &name, key, &table);
                 self.may_bind(&spec, cause)?;
+                // What is missing is bound to nothing, but a queue of others is theirs.
+                let locked = self.queue_id(&name, cause).err();
+                let locked = locked.filter(|close| close.code == 405);
+                locked.map_or(Ok(()), Err)?;
                 let done = self.store.lock().unbind(&spec);
                 let durable = done.map_err(|error| reply::close(&error, cause))?;
                 (durable, false, M::UnbindOk(queue::UnbindOk {}))
@@ -233,28 +237,33 @@ impl Session {
 
     pub(super) async fn declare(&mut self, ch: u16, m: queue::Declare) -> Result<(), Close> {
         let cause = (50, 10);
-        let (status, durable) = if m.passive {
-            let name = self.queue_name(ch, m.queue.as_str(), cause)?;
-            if !name.starts_with(REPLY_TO) {
-                let allowed = self.door.authorize_any(&self.store, Resource::Queue(&name));
+        let given = clean_name(m.queue.as_str());
+        // Who declares an address of direct reply-to only asks for it, and needs no right.
+        let of_replies = given.starts_with(REPLY_TO);
+        let (status, durable) = if m.passive || of_replies {
+            if !of_replies {
+                let allowed = self
+                    .door
+                    .authorize_any(&self.store, Resource::Queue(&given));
                 allowed.map_err(|error| reply::close(&error, cause))?;
             }
-            let checked = self.store.lock().check_queue(self.id, &self.vhost, &name);
+            let checked = self.store.lock().check_queue(self.id, &self.vhost, &given);
             (checked.map_err(|error| reply::close(&error, cause))?, false)
         } else {
-            let name = clean_name(m.queue.as_str());
-            let server_named = name.is_empty();
+            let arguments = control::from_field_table(&m.arguments);
+            let server_named = given.is_empty();
+            let name = match server_named {
+                true => server_name(&self.vhost, &arguments)
+                    .map_err(|error| reply::close(&error, cause))?,
+                false => given,
+            };
             let ask = QueueDeclare {
-                name: if server_named {
-                    generated("amq.gen-")
-                } else {
-                    name
-                },
+                name,
                 server_named,
                 durable: m.durable,
                 exclusive: m.exclusive,
                 auto_delete: m.auto_delete,
-                arguments: control::from_field_table(&m.arguments),
+                arguments,
             };
             self.may_declare_queue(&ask)?;
             let done = self.store.lock().declare_queue(self.id, &self.vhost, ask);
