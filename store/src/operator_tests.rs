@@ -372,3 +372,28 @@ async fn a_paused_queue_takes_and_hands_out_nothing_until_it_is_resumed() {
         .expect("resumed");
     assert_eq!(again.drain("q").await.len(), 3);
 }
+
+/// What nobody waited for is not yet safe; whoever asks later is told when it is.
+#[tokio::test]
+async fn on_disk_speaks_for_commits_before_it() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    world.publish("q", 0..2).await;
+    let id = world.store.lock().queue(0, "/", "q").expect("a queue");
+    loop {
+        let got = world.store.lock().get(id, world.key, true);
+        match got {
+            Got::Message { .. } => break,
+            _ => world.store.on_disk().await.expect("on disk"),
+        }
+    }
+    // Its settling goes with a commit that waits for no disk.
+    let before = world.store.stats().counters.commits;
+    while world.store.stats().counters.commits == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.store.on_disk().await.expect("on disk");
+    let again = self::world(world.memory.crash()).await;
+    let left: Vec<u32> = again.drain("q").await.iter().map(|(id, _)| *id).collect();
+    assert_eq!(left, [1]);
+}
