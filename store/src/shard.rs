@@ -41,6 +41,8 @@ mod deliver;
 #[cfg(test)]
 mod history_tests;
 pub(crate) mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod lifecycle;
 pub(crate) mod merge;
 mod pressure;
