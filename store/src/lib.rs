@@ -103,6 +103,8 @@ pub struct QueueStats {
     pub oldest_ready_at: Option<Micros>,
     pub ready_bytes: u64,
     pub dead_letter: bool,
+    /// How long a delivery may be unsettled now, ms; none where the work rules do not hold.
+    pub lease_ms: Option<u64>,
     /// Duplicates that were dropped since the start.
     pub deduplicated: u64,
 }
@@ -424,6 +426,7 @@ impl Store {
             oldest_ready_at: queue.log.oldest_ready_at(),
             ready_bytes: queue.log.ready_bytes(),
             dead_letter: queue.spec.name.ends_with(".dlq"),
+            lease_ms: queue.lease_ms(),
             deduplicated: queue.deduplicated,
         });
         Stats {

@@ -116,6 +116,14 @@ impl Page {
             let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
             self.line(name, &labels, queue.deduplicated);
         }
+        let name = "leveret_queue_lease_seconds";
+        self.head(name, "gauge", "How long a delivery may be unsettled.");
+        for queue in queues {
+            let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
+            if let Some(ms) = queue.lease_ms {
+                self.line(name, &labels, ms as f64 / 1e3);
+            }
+        }
         let name = "leveret_dead_letter_queue_messages";
         self.head(name, "gauge", "Messages in a dead-letter queue.");
         for queue in queues.iter().filter(|queue| queue.dead_letter) {

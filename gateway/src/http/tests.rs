@@ -316,6 +316,7 @@ async fn metrics_and_description_name_what_there_is() {
     let text = String::from_utf8(bytes(send(&app, "GET", "/metrics", &[]).await).await).unwrap();
     for line in [
         "leveret_queue_messages_ready{vhost=\"/\",queue=\"fib\"} 1",
+        "leveret_queue_lease_seconds{vhost=\"/\",queue=\"fib\"} 30",
         "leveret_jobs{state=\"queued\"} 1",
         "leveret_jobs_submitted_total 1",
         "leveret_store_blocked 0",

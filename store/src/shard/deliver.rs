@@ -216,7 +216,7 @@ impl Shard {
         let asked = &queue.arguments;
         let patience = match &asked.work {
             Some(_) if leased && timeout_ms.is_some() => timeout_ms,
-            Some(work) => Some(work.lease_ms.unwrap_or_else(|| queue.measured_lease_ms())),
+            Some(_) => queue.lease_ms(),
             // RabbitMQ 4.3 asks for no patience of its own but on quorum queues.
             None => timeout_ms
                 .or(asked.consumer_timeout_ms)

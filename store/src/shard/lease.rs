@@ -283,8 +283,14 @@ impl Shard {
 }
 
 impl Queue {
+    /// The lease of a delivery on a work queue, ms.
+    pub(crate) fn lease_ms(&self) -> Option<u64> {
+        let work = self.arguments.work.as_ref()?;
+        Some(work.lease_ms.unwrap_or_else(|| self.measured_lease_ms()))
+    }
+
     /// The lease that goes by what the queue's messages take, ms.
-    pub(super) fn measured_lease_ms(&self) -> u64 {
+    fn measured_lease_ms(&self) -> u64 {
         self.durations
             .as_ref()
             .map_or(LEASE_MS, |durations| durations.lease_ms())
