@@ -24,9 +24,12 @@ use super::*;
 const LOGIN: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
 pub(super) async fn app() -> App {
-    let store = Store::open(Arc::new(Memory::new()), Options::default())
-        .await
-        .unwrap();
+    app_on(Arc::new(Memory::new())).await
+}
+
+pub(super) async fn app_on(memory: Arc<Memory>) -> App {
+    let opening = Store::open(memory, Options::default());
+    let store = opening.await.unwrap();
     store.declare_work_queue("/", "fib").await.unwrap();
     App {
         ticker: Arc::new(Ticker::start(store.clone(), Vec::new()).await.unwrap()),

@@ -7,11 +7,13 @@ use amqp::field::{Table, Value as Field};
 use serde_json::{Value, json};
 use store::alarms::Cause;
 use store::definitions::QueueDeclare;
+use store::model::PermissionSpec;
 use store::queue::consumers::{ChannelKey, Consumer};
 use store::shard::{Got, Out};
+use store::sql::memory::Memory;
 
 use super::queue_tests::{JSON, declare};
-use super::tests::{app, json as body_of, send, send_body};
+use super::tests::{app, app_on, json as body_of, send, send_body};
 use super::*;
 
 async fn post(app: &App, path: &str, body: Value) -> (u16, Value) {
@@ -466,4 +468,55 @@ async fn a_message_that_must_be_fetched_is_no_empty_queue() {
         "the commit that marks it must come first"
     );
     assert_eq!(bodies(&receive(&app, "q", json!({})).await), ["x"]);
+}
+
+/// Of what was received before a crash only the acks that were answered count.
+#[tokio::test]
+async fn a_restart_ends_all_leases() {
+    let memory = Arc::new(Memory::new());
+    let before = app_on(memory.clone()).await;
+    declare(&before, "q", None);
+    publish(&before, "q", &["1", "2", "3"]).await;
+    let messages = receive(&before, "q", json!({"max": 2})).await;
+    assert_eq!(end(&before, "q", &messages[0], "ack", json!({})).await, 204);
+    let after = app_on(Arc::new(memory.crash())).await;
+    assert_eq!(end(&after, "q", &messages[1], "ack", json!({})).await, 410);
+    let rest = receive(&after, "q", json!({"max": 9})).await;
+    assert_eq!(bodies(&rest), ["2", "3"]);
+    assert_eq!(rest[0]["redelivered"], true);
+}
+
+#[tokio::test]
+async fn rights_are_those_of_amqp() {
+    let app = app().await;
+    declare(&app, "q", None);
+    publish(&app, "q", &["x"]).await;
+    let messages = receive(&app, "q", json!({})).await;
+    let lease = messages[0]["lease"].as_str().unwrap();
+    let permission = |write: &str, read: &str| PermissionSpec {
+        vhost: "/".into(),
+        user: "guest".into(),
+        configure: ".*".into(),
+        write: write.into(),
+        read: read.into(),
+    };
+    let paths = [
+        "/v1/queues/q/messages".to_owned(),
+        "/v1/queues/q/messages:receive".to_owned(),
+        format!("/v1/queues/q/leases/{lease}/ack"),
+    ];
+    let batch = json!({"messages": [{"body": "y"}]});
+    for (write, read, expected) in [
+        ("^q$", "^other$", [403, 403, 403]),
+        ("^amq\\.default$", "^other$", [201, 403, 403]),
+        ("^q$", "^q$", [403, 200, 204]),
+    ] {
+        let put = app.store.lock().put_permission(permission(write, read));
+        put.unwrap();
+        let bodies = [batch.clone(), json!({}), json!({})];
+        for ((path, body), status) in paths.iter().zip(bodies).zip(expected) {
+            let told = post(&app, path, body).await;
+            assert_eq!(told.0, status, "{path} with {write} {read}");
+        }
+    }
 }
