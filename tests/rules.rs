@@ -114,6 +114,31 @@ fn connections_go_with_their_user_and_their_vhost() -> Result<()> {
 }
 
 #[test]
+fn a_limit_of_queues_is_for_new_ones() -> Result<()> {
+    runtime()?.block_on(async {
+        let server = InProcess::start().await?;
+        let limit = LimitSpec {
+            of: LimitOf::Vhost,
+            subject: "/".into(),
+            name: LimitName::MaxQueues,
+            value: 1,
+        };
+        server.store().lock().put_limit(limit)?;
+        let mut client = client(&server, "guest").await?;
+        declare(&mut client, "first").await?;
+        declare(&mut client, "first").await?;
+        let second = Method::named("queue.declare")?.with("queue", Value::str("second"))?;
+        client.send(1, &second, None).await?;
+        assert_eq!(
+            refusal(&mut client, 1, "channel.close").await?,
+            "PRECONDITION_FAILED - cannot declare queue 'second': queue limit in vhost '/' (1) is \
+             reached"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn a_policy_holds_for_what_is_there_and_what_comes() -> Result<()> {
     runtime()?.block_on(async {
         let server = InProcess::start().await?;
