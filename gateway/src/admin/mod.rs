@@ -1,7 +1,8 @@
 //! What operators may ask of a node, from the command line: the commands and their way in.
 //!
 //! Keeps: a command means the same whether a server runs (over its socket) or not (on the store
-//! itself); an answer comes after the disk has the change.
+//! itself), but for those about the running node, which need one; an answer comes after the disk
+//! has the change.
 //! Never: asks for a password; whoever may open the socket owns the data anyway.
 //! In: `cli` sends, `node` serves.
 

@@ -1,4 +1,4 @@
-//! The end of a delivery: ack, return, failure, retry, dead-letter.
+//! The end of a delivery: ack, return, failure, retry; `dead` has what follows the last one.
 //!
 //! Keeps: a move between queues is one commit; the work rules bound every failure (I5).
 //! In: `gateway::session`, `time`.
