@@ -4,6 +4,7 @@
 //! Never: blocks on a write: acks wait in a buffer while the broker does not read.
 //! In: `run`. Latency is receive time minus the time in the stamp, taken once per read.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -31,6 +32,13 @@ pub(crate) enum Ack {
     Every(u32),
 }
 
+/// Which messages fail at first, and when the broker should bring them back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failing {
+    pub(crate) one_in: u64,
+    pub(crate) back_after: Duration,
+}
+
 /// One consumer.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan<'a> {
@@ -41,6 +49,8 @@ pub(crate) struct Plan<'a> {
     /// 0 is unlimited.
     pub(crate) prefetch: u16,
     pub(crate) body_bytes: usize,
+    /// Latency is then how late those that failed come back.
+    pub(crate) failing: Option<Failing>,
 }
 
 /// What a thread of consumers saw.
@@ -64,6 +74,38 @@ pub(crate) struct Consumer {
     expect: Expect,
     unacked: u32,
     last_tag: u64,
+    /// The newest that did not fail: a `multiple` ack must not name one that is settled.
+    last_good: u64,
+    failures: Failures,
+    /// The message that is being read fails.
+    fails: bool,
+}
+
+/// What failed and has not come back.
+#[derive(Debug)]
+struct Failures {
+    asked: Option<Failing>,
+    /// When each is due again.
+    due_ns: HashMap<u64, u64>,
+}
+
+impl Failures {
+    /// True for a message that is to fail now; of one that comes back it is noted how late that is.
+    #[inline]
+    fn take(&mut self, shared: &mut Shared<'_>, turn: &Turn, seq: u64) -> bool {
+        let Some(asked) = self.asked.filter(|asked| seq.is_multiple_of(asked.one_in)) else {
+            return false;
+        };
+        let Some(due_ns) = self.due_ns.remove(&seq) else {
+            let again = turn.now_ns + asked.back_after.as_nanos() as u64;
+            self.due_ns.insert(seq, again);
+            return true;
+        };
+        if turn.measuring {
+            shared.latency.record(turn.now_ns.saturating_sub(due_ns));
+        }
+        false
+    }
 }
 
 /// Which frame of a content comes next.
@@ -112,6 +154,12 @@ impl Consumer {
             expect: Expect::Method,
             unacked: 0,
             last_tag: 0,
+            last_good: 0,
+            failures: Failures {
+                asked: plan.failing,
+                due_ns: HashMap::new(),
+            },
+            fails: false,
         })
     }
 
@@ -163,9 +211,14 @@ impl Consumer {
                 }
                 (wire::BODY, Expect::Body { missing, first }) => {
                     if first {
+                        let seq = Fields(frame.payload).u64()?;
+                        self.fails = self.failures.take(shared, &turn, seq);
+                    }
+                    if first && !self.fails {
+                        let latency = &mut shared.latency;
                         note(
                             &mut shared.checker,
-                            &mut shared.latency,
+                            self.failures.asked.is_none().then_some(latency),
                             self.place,
                             &turn,
                             frame.payload,
@@ -196,6 +249,11 @@ impl Consumer {
     #[inline]
     fn settle(&mut self, turn: &mut Turn) {
         self.expect = Expect::Method;
+        if self.fails {
+            self.fails = false;
+            return wire::push_nack(&mut self.outbox, 1, self.last_tag);
+        }
+        self.last_good = self.last_tag;
         turn.deliveries += 1;
         match self.ack {
             Ack::Auto => {}
@@ -211,7 +269,7 @@ impl Consumer {
 
     fn ack_rest(&mut self) {
         if self.unacked > 0 {
-            wire::push_ack(&mut self.outbox, 1, self.last_tag, true);
+            wire::push_ack(&mut self.outbox, 1, self.last_good, true);
             self.unacked = 0;
         }
     }
@@ -237,7 +295,7 @@ impl Consumer {
 #[inline]
 fn note(
     checker: &mut Checker,
-    latency: &mut Latency,
+    latency: Option<&mut Latency>,
     place: Place,
     turn: &Turn,
     body: &[u8],
@@ -246,7 +304,7 @@ fn note(
     let (seq, mark) = (fields.u64()?, fields.u64()?);
     let (producer, at_ns) = wire::unmark(mark);
     checker.note(place, producer, seq);
-    if turn.measuring {
+    if let Some(latency) = latency.filter(|_| turn.measuring) {
         latency.record(turn.now_ns.saturating_sub(at_ns));
     }
     Ok(())

@@ -43,16 +43,12 @@ pub(crate) fn play(
         span_ms,
         messages: MESSAGES,
     };
-    let filled = fill(&broker, workload, number, &control)?;
-    let parked = rss_kib(broker.pid()).unwrap_or(0) / 1_024;
+    let mut filled = fill(&broker, workload, number, &control)?;
+    filled.rss_mib = rss_kib(broker.pid()).map(|kib| kib as f64 / 1_024.0);
     let restart = broker.restart(end)?;
     ensure!(
         began.elapsed() < Duration::from_millis(first_ms),
         "the first messages came due before the restart was over"
-    );
-    eprintln!(
-        "    {parked} MiB resident with all parked, restarted in {:.2} s",
-        restart.as_secs_f64()
     );
     let mut delivered = deliver(&broker, workload, &control)?;
     delivered.restart_s = Some(restart.as_secs_f64());

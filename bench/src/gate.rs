@@ -32,6 +32,19 @@ const RESTART_S_MAX: f64 = 3.0;
 const CALLS_PER_S_MIN: f64 = 5_000.0;
 const IDLE_KIB_MAX: f64 = 30.0;
 const CHURN_PER_S_MIN: f64 = 2_000.0;
+/// What a rule may cost: CPU where nothing fails, or throughput.
+const WORK_CPU_MAX: f64 = 1.3;
+const KEEPS: [(&str, &str, f64); 2] = [
+    ("rules-partition-100k", "rules-none", 0.5),
+    ("rules-dedup-1m", "rules-none-unique", 0.5),
+];
+/// Of what was offered, while some of it fails and comes back.
+const RETRY_SHARE_MIN: f64 = 0.98;
+/// How late whatever waits may come, µs.
+const LATE_US_MAX: f64 = 20_000.0;
+const DELAY_ACCEPTED_MIN: f64 = 100_000.0;
+const DELAY_RSS_MIB_MAX: f64 = 200.0 * 1e6 / 1_048_576.0;
+const DELAY_RESTART_S_MAX: f64 = 2.0;
 
 /// The verdicts on all workloads that were run.
 pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
@@ -94,7 +107,64 @@ pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
         let rate = ours("churn").map(|row| row.messages_per_s);
         verdicts.push(at_least("churn: rounds per second", rate, CHURN_PER_S_MIN));
     }
+    verdicts.extend(rules(rows));
     verdicts.extend(cleanliness(rows));
+    verdicts
+}
+
+/// What the rules of work must not cost.
+fn rules(rows: &[Row]) -> Vec<Verdict> {
+    let ran = |name: &str| rows.iter().any(|row| row.workload == name);
+    let ours = |name: &str| find(rows, name, Kind::Leveret);
+    let mut verdicts = Vec::new();
+    if ["rules-none", "rules-work"].into_iter().all(ran) {
+        let cpu = |name| ours(name).and_then(|row| row.broker_cpu_us);
+        let cost = cpu("rules-work").zip(cpu("rules-none"));
+        let demand = "rules-work: broker CPU per message, as a multiple of rules-none's";
+        verdicts.push(at_most(
+            demand,
+            cost.map(|(work, none)| work / none),
+            WORK_CPU_MAX,
+        ));
+    }
+    for (name, plain, least) in KEEPS {
+        if ran(name) && ran(plain) {
+            let rate = |name| ours(name).map(|row| row.messages_per_s);
+            let share = rate(name)
+                .zip(rate(plain))
+                .map(|(with, without)| with / without);
+            let passed = share.is_some_and(|share| share >= least);
+            let demand = format!("{name}: throughput as a share of {plain}'s ≥ {least:.1}");
+            verdicts.push(verdict(&demand, share, passed));
+        }
+    }
+    let p99 = |name| Some(ours(name)?.e2e?.p99_us);
+    if let Some(row) = ours("rules-retry-50k") {
+        let share = row
+            .published_per_s
+            .map(|offered| row.messages_per_s / offered);
+        let passed = share.is_some_and(|share| share >= RETRY_SHARE_MIN);
+        let demand = format!("rules-retry-50k: settled of what was offered ≥ {RETRY_SHARE_MIN}");
+        verdicts.push(verdict(&demand, share, passed));
+        let demand = "rules-retry-50k: p99 of how late a retry is, µs";
+        verdicts.push(at_most(demand, p99("rules-retry-50k"), LATE_US_MAX));
+    }
+    if let Some(fill) = ours("delay-1m-fill") {
+        let demand = "delay-1m: accepted per second";
+        verdicts.push(at_least(
+            demand,
+            Some(fill.messages_per_s),
+            DELAY_ACCEPTED_MIN,
+        ));
+        let demand = "delay-1m: resident MiB with all of them waiting";
+        verdicts.push(at_most(demand, fill.rss_mib, DELAY_RSS_MIB_MAX));
+        let late = "delay-1m-late";
+        let demand = "delay-1m: p99 of how late a message is, µs";
+        verdicts.push(at_most(demand, p99(late), LATE_US_MAX));
+        let restart = ours(late).and_then(|row| row.restart_s);
+        let demand = "delay-1m: seconds of a restart with all of them waiting";
+        verdicts.push(at_most(demand, restart, DELAY_RESTART_S_MAX));
+    }
     verdicts
 }
 
@@ -208,6 +278,43 @@ mod tests {
         };
         assert!(judge_p99(500.0, 1_000.0));
         assert!(!judge_p99(501.0, 1_000.0));
+    }
+
+    #[test]
+    fn a_rule_is_judged_beside_the_plain_queue() {
+        let one = |name: &str, rate, cpu_us| {
+            let [ours, _] = pair(name, rate, 1.0, cpu_us);
+            ours
+        };
+        let judged = |partition, cpu_us| {
+            let runs = [
+                one("rules-none", 100.0, 1.0),
+                one("rules-work", 100.0, cpu_us),
+                one("rules-partition-100k", partition, 1.0),
+            ];
+            passed(&judge(&rows(&runs)))
+        };
+        assert!(judged(50.0, 1.3));
+        assert!(!judged(49.0, 1.3));
+        assert!(!judged(50.0, 1.31));
+    }
+
+    #[test]
+    fn retries_keep_the_pace_and_come_in_time() {
+        let judged = |settled, p99_us| {
+            let [mut run, _] = pair("rules-retry-50k", settled, 1.0, 1.0);
+            run.published_per_s = Some(100.0);
+            run.e2e = Some(Quantiles {
+                p50_us: 1.0,
+                p99_us,
+                p999_us: 9e9,
+                max_us: 9e9,
+            });
+            passed(&judge(&rows(&[run])))
+        };
+        assert!(judged(98.0, 20_000.0));
+        assert!(!judged(97.0, 20_000.0));
+        assert!(!judged(98.0, 20_001.0));
     }
 
     #[test]

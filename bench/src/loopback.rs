@@ -44,6 +44,7 @@ pub(crate) fn relay_latency(per_second: u64, span: Duration) -> Result<Option<Qu
         ack: Ack::Auto,
         prefetch: 0,
         body_bytes: 16,
+        failing: None,
     };
     let consumers = vec![Consumer::connect(address, &plan, 0)?];
     let (address, giving) = serve(Role::Entry(exit))?;
@@ -126,6 +127,7 @@ fn consume_from_source(script: Script, expected: u64, ack: Ack) -> Result<consum
         ack,
         prefetch: 0,
         body_bytes: 16,
+        failing: None,
     };
     let consumers = vec![Consumer::connect(address, &plan, 0)?];
     let control = Control::new();
@@ -381,6 +383,7 @@ mod tests {
             ack: Ack::Auto,
             prefetch: 0,
             body_bytes: 17,
+            failing: None,
         };
         let consumers = vec![Consumer::connect(address, &plan, 0).unwrap()];
         let control = Control::new();

@@ -30,6 +30,8 @@ pub(crate) struct Measurement {
     /// CPU time of the load generator per message, both sides together, µs.
     pub(crate) generator_cpu_us: Option<f64>,
     pub(crate) rss_peak_mib: Option<f64>,
+    /// Resident size once everything stands still, MiB.
+    pub(crate) rss_mib: Option<f64>,
     /// What one idle connection adds to the broker's resident size, KiB.
     pub(crate) kib_each: Option<f64>,
     /// fsync-like system calls of the broker.
@@ -67,6 +69,7 @@ impl Measurement {
             broker_cpu_us: None,
             generator_cpu_us: None,
             rss_peak_mib: None,
+            rss_mib: None,
             kib_each: None,
             fsyncs_per_s: None,
             commits_per_s: None,

@@ -46,6 +46,8 @@ pub(crate) enum Number {
     Key {
         keys: u64,
     },
+    /// Each its own.
+    Unique,
     /// A delay in ms: spread evenly from `first_ms` on, over so many messages.
     Delay {
         first_ms: u64,
@@ -59,6 +61,7 @@ impl Number {
         match self {
             Self::None => 0,
             Self::Key { keys } => seq % keys,
+            Self::Unique => seq,
             Self::Delay {
                 first_ms,
                 span_ms,
@@ -185,7 +188,7 @@ impl Producer {
             let number = self.number.of(self.next_seq);
             let due = match self.number {
                 Number::Delay { .. } => at + number * 1_000_000,
-                Number::None | Number::Key { .. } => at,
+                Number::None | Number::Key { .. } | Number::Unique => at,
             };
             self.block
                 .stamp(index, self.next_seq, wire::mark(self.id, due));

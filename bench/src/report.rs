@@ -31,6 +31,7 @@ pub(crate) struct Row {
     pub(crate) generator_cpu_us: Option<f64>,
     /// Highest of all runs.
     pub(crate) rss_peak_mib: Option<f64>,
+    pub(crate) rss_mib: Option<f64>,
     /// The same, for each idle connection.
     pub(crate) kib_each: Option<f64>,
     pub(crate) fsyncs_per_s: Option<f64>,
@@ -200,6 +201,7 @@ fn row(runs: &[&Measurement]) -> Row {
         broker_cpu_us: median(&values(|run| run.broker_cpu_us)),
         generator_cpu_us: median(&values(|run| run.generator_cpu_us)),
         rss_peak_mib: values(|run| run.rss_peak_mib).into_iter().reduce(f64::max),
+        rss_mib: values(|run| run.rss_mib).into_iter().reduce(f64::max),
         kib_each: values(|run| run.kib_each).into_iter().reduce(f64::max),
         fsyncs_per_s: median(&values(|run| run.fsyncs_per_s)),
         commits_per_s: median(&values(|run| run.commits_per_s)),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::broker::{Broker, Kind, commits};
-use crate::consumer::{self, Consumer};
+use crate::consumer::{self, Consumer, Failing};
 use crate::control::{Control, Phase};
 use crate::fsyncs::Counter;
 use crate::link::{Declare, Link};
@@ -20,7 +20,7 @@ use crate::procfs::{Usage, rss_peak_kib};
 use crate::producer::{self, Number, Pace, Producer};
 use crate::sequence::Checker;
 use crate::wire::Publication;
-use crate::workload::{Shape, Workload};
+use crate::workload::{RETRY_DELAY_MS, Shape, Workload};
 
 /// How far an unconfirmed publisher may run ahead of the consumers: this bounds the memory and the
 /// time of the drain, and is far more than any broker needs to stay busy.
@@ -335,6 +335,13 @@ pub(crate) fn consumer_plan<'a>(
         ack: workload.ack,
         prefetch: workload.prefetch(),
         body_bytes: workload.body_bytes,
+        failing: match workload.shape {
+            Shape::Retries { one_in, .. } => Some(Failing {
+                one_in,
+                back_after: Duration::from_millis(RETRY_DELAY_MS.unsigned_abs()),
+            }),
+            _ => None,
+        },
     }
 }
 
@@ -363,11 +370,13 @@ fn connect_producers(
                     routing_key,
                     body_bytes: workload.body_bytes,
                     persistent: workload.persistent,
-                    header: workload.keys.map(|_| "x-partition-key"),
+                    header: workload.header(),
                 },
-                number: workload
-                    .keys
-                    .map_or(Number::None, |keys| Number::Key { keys }),
+                number: match workload.keys {
+                    None => Number::None,
+                    Some(0) => Number::Unique,
+                    Some(keys) => Number::Key { keys },
+                },
                 window: workload.window,
                 pace: pace_of(workload),
                 copies: workload.copies() as u64,
@@ -379,7 +388,7 @@ fn connect_producers(
 
 fn pace_of(workload: &Workload) -> Pace {
     match workload.shape {
-        Shape::Paced { per_second } => Pace::Every {
+        Shape::Paced { per_second } | Shape::Retries { per_second, .. } => Pace::Every {
             interval_ns: 1_000_000_000 / per_second,
         },
         Shape::FillAndDrain => Pace::Flat { lead_max: u64::MAX },

@@ -257,6 +257,11 @@ pub(crate) fn push_ack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool
     out.extend_from_slice(&frame);
 }
 
+/// Appends `basic.nack` without requeue, of one message.
+pub(crate) fn push_nack(out: &mut Vec<u8>, channel: u16, tag: u64) {
+    Method::new(method::NACK).u64(tag).u8(0).frame(channel, out);
+}
+
 /// What a publisher sends, apart from the stamp.
 #[derive(Debug, Clone)]
 pub(crate) struct Publication<'a> {

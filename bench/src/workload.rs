@@ -36,6 +36,9 @@ pub(crate) enum Shape {
     Idle { connections: usize },
     /// Connections that declare, publish one message and close, on so many threads.
     Churn { threads: usize },
+    /// One producer at a fixed rate, one queue, one consumer that fails one in so many messages
+    /// once.
+    Retries { per_second: u64, one_in: u64 },
     /// A million messages that wait, a restart, and each at its time; spread from `first_ms` on.
     Delay { first_ms: u64, span_ms: u64 },
 }
@@ -48,6 +51,10 @@ pub(crate) enum Rules {
     Work,
     /// One message of a key at a time.
     Partition,
+    /// A key once within a second: each is new, and takes a place in the window until it is over.
+    Deduplication,
+    /// A failed message comes back so much later, to the millisecond.
+    Retries,
 }
 
 /// One row of the table.
@@ -61,7 +68,7 @@ pub(crate) struct Workload {
     pub(crate) window: Option<usize>,
     pub(crate) ack: Ack,
     pub(crate) rules: Rules,
-    /// Each message has a header with one of so many keys.
+    /// Each message has a header with one of so many keys; 0 for one of its own.
     pub(crate) keys: Option<u64>,
 }
 
@@ -88,6 +95,8 @@ impl Workload {
             Rules::None => &[],
             Rules::Work => &[("x-retry-limit", 5)],
             Rules::Partition => &[("x-partition-concurrency", 1)],
+            Rules::Deduplication => &[("x-deduplication-window", 1_000)],
+            Rules::Retries => &[("x-retry-delay", RETRY_DELAY_MS), ("x-retry-jitter", 0)],
         }
     }
 
@@ -115,6 +124,14 @@ impl Workload {
         }
     }
 
+    /// The header that its messages carry.
+    pub(crate) fn header(&self) -> Option<&'static str> {
+        self.keys.map(|keys| match keys {
+            0 => "x-deduplication-header",
+            _ => "x-partition-key",
+        })
+    }
+
     /// Queues that get a copy of each message.
     pub(crate) fn copies(&self) -> usize {
         match self.shape {
@@ -131,6 +148,7 @@ impl Workload {
                 | Shape::Calls { .. }
                 | Shape::Idle { .. }
                 | Shape::Churn { .. }
+                | Shape::Retries { .. }
                 | Shape::Delay { .. }
         ) || self.keys.is_some()
     }
@@ -219,6 +237,10 @@ fn of_rules() -> Vec<Workload> {
         keys: Some(KEYS),
         ..Workload::one(name, SIZES[0], Ack::Every(100)).confirmed(2_000)
     };
+    let retries = Shape::Retries {
+        per_second: 50_000,
+        one_in: 10,
+    };
     let delay = |name: &str, first_ms, span_ms| {
         let shape = Shape::Delay { first_ms, span_ms };
         Workload::shaped(name, shape, Ack::Every(100)).confirmed(10_000)
@@ -227,10 +249,25 @@ fn of_rules() -> Vec<Workload> {
         one("rules-none", Rules::None),
         one("rules-work", Rules::Work),
         one("rules-partition-100k", Rules::Partition),
+        Workload {
+            keys: Some(0),
+            ..one("rules-none-unique", Rules::None)
+        },
+        Workload {
+            keys: Some(0),
+            ..one("rules-dedup-1m", Rules::Deduplication)
+        },
+        Workload {
+            rules: Rules::Retries,
+            ..Workload::shaped("rules-retry-50k", retries, Ack::Every(100)).confirmed(10_000)
+        },
         delay("delay-1m", 60_000, 600_000),
         delay("delay-1m-short", 40_000, 60_000),
     ]
 }
+
+/// After a failure, where one in some messages fails.
+pub(crate) const RETRY_DELAY_MS: i64 = 1_000;
 
 /// Keys of the workloads of rules.
 const KEYS: u64 = 100_000;

@@ -46,7 +46,7 @@ use topology::Exchange;
 const MEMORY_BUDGET: u64 = 64 << 20;
 /// RabbitMQ's `consumer_timeout` since 3.8.17: half an hour, ms.
 pub const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
-/// Waiting rows read at a time when a start must know their keys: some megabytes.
+/// Waiting rows read at a time: some megabytes.
 const ROWS_TOGETHER: usize = 256;
 
 /// What a store is opened with.
@@ -557,20 +557,30 @@ async fn recover(
         shard.mark(id);
     }
     let mut blocking: HashMap<QueueId, Vec<Seq>> = HashMap::new();
-    for waiting in image.waiting {
-        if let Some(queue) = shard.queues.get_mut(&waiting.queue) {
-            let (seq, attempt) = (waiting.seq, waiting.attempt);
-            if waiting.due_at == WaitingRow::COUNT_ONLY {
-                queue.log.recall_count(seq, attempt);
+    for rows in image.waiting.chunk_by(|a, b| a.queue == b.queue) {
+        let id = rows[0].queue;
+        let Some(queue) = shard.queues.get_mut(&id) else {
+            continue;
+        };
+        let partition = queue.arguments.partition.as_ref();
+        let keeps_order = partition.is_some_and(|partition| !partition.skip);
+        let mut waiting = Vec::with_capacity(rows.len());
+        for row in rows {
+            if row.due_at == WaitingRow::COUNT_ONLY {
+                queue.log.recall_count(row.seq, row.attempt);
                 continue;
             }
-            queue.log.wait(seq, waiting.due_at, attempt, true);
-            let partition = &queue.arguments.partition;
-            if attempt > 0 && partition.as_ref().is_some_and(|p| !p.skip) {
-                blocking.entry(waiting.queue).or_default().push(seq);
+            waiting.push((row.seq, row.due_at));
+            if row.attempt > 0 {
+                queue.log.attempts.insert(row.seq, row.attempt);
+                if keeps_order {
+                    blocking.entry(id).or_default().push(row.seq);
+                }
             }
         }
+        queue.log.waiting.restore(&waiting);
     }
+    drop(image.waiting);
     for (queue, seqs) in blocking {
         block_keys(shard, backend, queue, &seqs).await?;
     }
@@ -673,17 +683,26 @@ async fn load(store: Arc<StoreInner>) {
                 store.lock().loaded(queue, segment, found);
             }
             for (queue, seqs) in dues {
-                match store.backend.read_waiting(queue, seqs.clone()).await {
-                    Ok(rows) => {
-                        let mut shard = store.lock();
-                        rows.iter().for_each(|row| shard.woken(row));
-                        shard.not_there_yet(queue, &seqs);
-                    }
-                    Err(error) => tracing::error!(%error, "waiting messages cannot be read"),
+                for seqs in seqs.chunks(ROWS_TOGETHER) {
+                    read_back(&store, queue, seqs).await;
                 }
             }
         }
     }
+}
+
+/// Contents of waiting messages; those that were not read are asked for again.
+async fn read_back(store: &StoreInner, queue: QueueId, seqs: &[Seq]) {
+    let mut rows = Vec::new();
+    if store.lock().may_read_back(queue) {
+        match store.backend.read_waiting(queue, seqs.to_vec()).await {
+            Ok(found) => rows = found,
+            Err(error) => return tracing::error!(%error, "waiting messages cannot be read"),
+        }
+    }
+    let mut shard = store.lock();
+    rows.iter().for_each(|row| shard.woken(row));
+    shard.not_there_yet(queue, seqs);
 }
 
 async fn tick(store: Arc<StoreInner>) {

@@ -211,7 +211,7 @@ impl Store {
         if let Some(queue) = shard.queues.get(&id) {
             for &(seq, due_at) in seqs {
                 let has_row = found.iter().any(|(piece, ..)| piece.first == seq);
-                if let Some(piece) = queue.log.parked.get(&seq).filter(|_| !has_row) {
+                if let Some(piece) = queue.log.parked.get(seq).filter(|_| !has_row) {
                     let failures = queue.log.attempts.get(&seq).copied().unwrap_or(0);
                     found.push((piece.clone(), due_at, failures));
                 }

@@ -4,7 +4,7 @@
 //! Never: waits, or touches SQL; `log::writer` takes what is pending, `gateway::session` calls the
 //! verbs, the timer task calls `tick`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use amqp::content::{Address, Block, Entry};
@@ -37,6 +37,8 @@ use crate::topology::arguments::{Arguments, Work};
 mod commit;
 mod dead;
 mod delay;
+#[cfg(test)]
+mod delay_tests;
 mod deliver;
 #[cfg(test)]
 mod history_tests;
@@ -74,6 +76,9 @@ const TICKETS_MAX: usize = 100_000;
 const READ_AHEAD: Micros = 250_000;
 /// And so many at a time: a burst costs no more memory at once.
 const READ_AHEAD_MAX: usize = 4_096;
+/// Contents out of a queue's rows that no consumer has taken, bytes: they cannot leave memory, so
+/// what is due beyond stays in its row until there is a taker (I8).
+const READ_BACK_BYTES: u64 = 16 << 20;
 /// Publisher and consumer address of direct reply-to.
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Replies to deferred calls are captured here: the job's id follows.

@@ -20,7 +20,7 @@ pub(super) struct Counts {
 impl Log {
     /// The count of a message is to survive a restart. One in a row of its own has it there.
     pub fn record_count(&mut self, seq: Seq) {
-        if !self.stragglers.contains(&seq) {
+        if !self.stragglers.contains(&seq) && !self.is_waiting(seq) {
             self.counts.fresh.insert(seq);
         }
     }

@@ -45,7 +45,7 @@ pub use chunk::{Chunk, Place};
 pub use disk::{Marks, Stored};
 use lanes::Lanes;
 pub use merge::Thrift;
-pub use waiting::Waiting;
+pub use waiting::{Parked, Waiting};
 
 /// Body bytes after which a chunk is closed: the largest segment row but for one larger message.
 pub const CHUNK_BYTES: u64 = 1 << 20;
@@ -232,9 +232,12 @@ pub struct Log {
     pub waiting: Waiting,
     /// Contents of waiting messages: those of a queue that is not durable, and those that are due
     /// soon.
-    pub parked: BTreeMap<Seq, Piece>,
+    pub parked: Parked,
+    /// Memory of ready messages whose content is not in a chunk.
+    own_bytes: u64,
     expiring: bool,
-    /// Messages whose content lives in a waiting row, until they are settled.
+    /// Messages that wait no more, and whose content lives in a waiting row until they are
+    /// settled.
     pub stragglers: HashSet<Seq, RandomState>,
     /// Waiting rows of messages that are settled.
     pub dead_rows: Vec<Seq>,
@@ -502,11 +505,10 @@ impl Log {
         if failures > 0 {
             self.attempts.insert(seq, failures);
         }
-        self.parked.remove(&seq);
+        self.parked.remove(seq);
         self.waiting.insert(seq, due);
-        if in_row {
-            self.stragglers.insert(seq);
-        }
+        self.waiting.in_rows = in_row;
+        self.stragglers.remove(&seq);
     }
 
     /// A message that waits for its time ends. False: it does not wait.
@@ -518,8 +520,8 @@ impl Log {
             lanes.cancel(seq);
         }
         self.attempts.remove(&seq);
-        self.parked.remove(&seq);
-        if self.stragglers.remove(&seq) {
+        self.parked.remove(seq);
+        if self.waiting.in_rows {
             self.dead_rows.push(seq);
         }
         true
@@ -551,9 +553,15 @@ impl Log {
         }
         self.ready = 0;
         self.ready_bytes = 0;
+        self.own_bytes = 0;
         self.ready_body = self.ready_body.map(|_| 0);
         out.count = u32::try_from(count).unwrap_or(u32::MAX);
         out
+    }
+
+    /// Memory of contents that came out of rows and that no consumer has: they cannot leave it.
+    pub fn read_back_bytes(&self) -> u64 {
+        self.own_bytes + self.parked.bytes()
     }
 
     /// When the oldest ready message was accepted.

@@ -136,6 +136,9 @@ impl Log {
                 aside.is_none_or(|aside| aside.counted)
             }
         };
+        if own {
+            self.own_bytes = self.own_bytes.saturating_sub(piece.memory_bytes());
+        }
         if counted {
             self.ready_bytes = self.ready_bytes.saturating_sub(piece.wire_bytes());
         }
@@ -462,6 +465,7 @@ impl Log {
     pub fn put_back(&mut self, first: Seq, count: u32, own: Option<Piece>) {
         self.unacked -= u64::from(count);
         self.ready += u64::from(count);
+        self.own_bytes += own.as_ref().map_or(0, Piece::memory_bytes);
         for seq in first..first + u64::from(count) {
             let out = self.out.remove(&seq).unwrap_or_default();
             if let Some(total) = &mut self.ready_body {
@@ -483,17 +487,23 @@ impl Log {
 
     /// A message whose waiting time is over becomes ready at its old place.
     pub fn wake(&mut self, seq: Seq, piece: Piece) {
-        self.waiting.remove(seq);
-        self.parked.remove(&seq);
+        self.leave_waiting(seq);
         let redelivered = self.attempts.contains_key(&seq);
         self.show(seq, piece, redelivered);
     }
 
     /// A message whose waiting time is over is to end, not to be ready.
     pub fn take_waiting(&mut self, seq: Seq) {
-        self.waiting.remove(seq);
-        self.parked.remove(&seq);
+        self.leave_waiting(seq);
         self.unacked += 1;
+    }
+
+    /// From now on its row goes when it is settled.
+    fn leave_waiting(&mut self, seq: Seq) {
+        self.parked.remove(seq);
+        if self.waiting.remove(seq) && self.waiting.in_rows {
+            self.stragglers.insert(seq);
+        }
     }
 
     /// A message that was held back until its commit becomes ready.
@@ -507,6 +517,7 @@ impl Log {
         if let Some(total) = &mut self.ready_body {
             *total += piece.body_bytes();
         }
+        self.own_bytes += piece.memory_bytes();
         let level = self.level(piece.entry(0).priority);
         let lanes = self.lanes.as_ref();
         let key = lanes.map_or(0, |lanes| lanes.key_of(&piece.block, piece.index(0)));

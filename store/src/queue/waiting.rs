@@ -1,40 +1,57 @@
 //! Messages of a queue that wait for their time. Pure.
 //!
-//! Keeps: by seq and by due time, so that a look at the clock costs nothing while none is due.
+//! Keeps: by seq and by due time, so that a look at the clock costs nothing while none is due, in
+//! some fifty bytes a message: a million may wait.
 //! In: `Log`'s owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use super::Piece;
 use crate::model::{Micros, Seq};
+
+/// Seqs side by side whose due times stand in one stretch: bits of a word.
+const GROUP: u64 = 64;
 
 #[derive(Default)]
 pub struct Waiting {
-    due: BTreeMap<Seq, Micros>,
+    due: Dues,
     order: BTreeSet<(Micros, Seq)>,
     /// Up to here contents were asked for.
     asked_to: (Micros, Seq),
     /// Came later, and stand before.
     overtaken: Vec<Seq>,
+    /// Their contents are in rows.
+    pub in_rows: bool,
 }
 
 impl Waiting {
+    /// Many at once, none of which waits already.
+    pub fn restore(&mut self, found: &[(Seq, Micros)]) {
+        self.in_rows = true;
+        let mut order: Vec<(Micros, Seq)> = found.iter().map(|&(seq, due)| (due, seq)).collect();
+        order.sort_unstable();
+        self.order = order.into_iter().collect();
+        for &(seq, due) in found {
+            self.due.insert(seq, due);
+        }
+    }
+
     pub fn len(&self) -> usize {
-        self.due.len()
+        self.order.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.due.is_empty()
+        self.order.is_empty()
     }
 
     /// Seqs above `after`, with when they are due.
     pub fn after(&self, after: Option<Seq>) -> impl Iterator<Item = (Seq, Micros)> {
-        let from = after.map_or(0, |seq| seq + 1);
-        self.due.range(from..).map(|(&seq, &due)| (seq, due))
+        self.due.from(after.map_or(0, |seq| seq + 1))
     }
 
     pub fn contains(&self, seq: Seq) -> bool {
-        self.due.contains_key(&seq)
+        self.due.get(seq).is_some()
     }
 
     /// When the first of them is due.
@@ -53,7 +70,7 @@ impl Waiting {
     }
 
     pub fn remove(&mut self, seq: Seq) -> bool {
-        let Some(due) = self.due.remove(&seq) else {
+        let Some(due) = self.due.remove(seq) else {
             return false;
         };
         self.order.remove(&(due, seq));
@@ -70,14 +87,15 @@ impl Waiting {
     /// Those whose time comes before `horizon`, each named once, and at most `limit` of them: their
     /// content is to be read, so that it is here when they are due.
     pub fn ahead(&mut self, horizon: Micros, limit: usize) -> Vec<Seq> {
-        let mut out = std::mem::take(&mut self.overtaken);
-        out.retain(|seq| self.due.contains_key(seq));
+        self.overtaken.retain(|seq| self.due.get(*seq).is_some());
+        let again = self.overtaken.len().min(limit);
+        let mut out: Vec<Seq> = self.overtaken.drain(..again).collect();
         let from = Bound::Excluded(self.asked_to);
         let to = Bound::Included((horizon, Seq::MAX));
         if self.asked_to >= (horizon, Seq::MAX) {
             return out;
         }
-        for &(due, seq) in self.order.range((from, to)).take(limit) {
+        for &(due, seq) in self.order.range((from, to)).take(limit - again) {
             out.push(seq);
             self.asked_to = (due, seq);
         }
@@ -91,12 +109,116 @@ impl Waiting {
 
     /// Until when a message waits.
     pub fn due_of(&self, seq: Seq) -> Option<Micros> {
-        self.due.get(&seq).copied()
+        self.due.get(seq)
+    }
+}
+
+/// Due times by seq. Those of a burst stand side by side, where they take little more than
+/// themselves.
+#[derive(Default)]
+struct Dues(BTreeMap<u64, Group>);
+
+/// Due times of the seqs whose bits are set, in order.
+#[derive(Default)]
+struct Group {
+    bits: u64,
+    times: Vec<Micros>,
+}
+
+impl Group {
+    fn place(&self, bit: u64) -> usize {
+        (self.bits & ((1 << bit) - 1)).count_ones() as usize
+    }
+
+    fn has(&self, bit: u64) -> bool {
+        self.bits >> bit & 1 == 1
+    }
+}
+
+impl Dues {
+    fn get(&self, seq: Seq) -> Option<Micros> {
+        let group = self.0.get(&(seq / GROUP))?;
+        let bit = seq % GROUP;
+        group.has(bit).then(|| group.times[group.place(bit)])
+    }
+
+    /// It must not be there.
+    fn insert(&mut self, seq: Seq, due: Micros) {
+        let group = self.0.entry(seq / GROUP).or_default();
+        let bit = seq % GROUP;
+        let place = group.place(bit);
+        if group.times.len() == group.times.capacity() {
+            // Half more instead of twice as much.
+            group.times.reserve_exact(group.times.len() / 2 + 1);
+        }
+        group.times.insert(place, due);
+        group.bits |= 1 << bit;
+    }
+
+    fn remove(&mut self, seq: Seq) -> Option<Micros> {
+        let group = self.0.get_mut(&(seq / GROUP))?;
+        let bit = seq % GROUP;
+        if !group.has(bit) {
+            return None;
+        }
+        let due = group.times.remove(group.place(bit));
+        group.bits &= !(1 << bit);
+        if group.bits == 0 {
+            self.0.remove(&(seq / GROUP));
+        }
+        Some(due)
+    }
+
+    fn from(&self, from: Seq) -> impl Iterator<Item = (Seq, Micros)> {
+        let groups = self.0.range(from / GROUP..);
+        let all = groups.flat_map(|(&number, group)| {
+            let seqs = (0..GROUP).filter(|bit| group.has(*bit));
+            let seqs = seqs.map(move |bit| number * GROUP + bit);
+            seqs.zip(group.times.iter().copied())
+        });
+        all.skip_while(move |(seq, _)| *seq < from)
+    }
+}
+
+/// Contents of waiting messages, and how large they are together.
+#[derive(Default)]
+pub struct Parked {
+    pieces: BTreeMap<Seq, Piece>,
+    bytes: u64,
+}
+
+impl Parked {
+    pub fn insert(&mut self, seq: Seq, piece: Piece) {
+        self.bytes += piece.memory_bytes();
+        if let Some(old) = self.pieces.insert(seq, piece) {
+            self.bytes -= old.memory_bytes();
+        }
+    }
+
+    pub fn remove(&mut self, seq: Seq) -> Option<Piece> {
+        let piece = self.pieces.remove(&seq)?;
+        self.bytes -= piece.memory_bytes();
+        Some(piece)
+    }
+
+    pub fn get(&self, seq: Seq) -> Option<&Piece> {
+        self.pieces.get(&seq)
+    }
+
+    pub fn contains(&self, seq: Seq) -> bool {
+        self.pieces.contains_key(&seq)
+    }
+
+    /// What they cost in memory.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -122,5 +244,44 @@ mod tests {
         waiting.insert(5, 40);
         assert_eq!(waiting.ahead(60, 9), [5, 1, 6], "moved: asked for again");
         assert_eq!(waiting.due_of(5), Some(40));
+    }
+
+    #[test]
+    fn what_is_asked_for_again_keeps_to_the_limit() {
+        let mut waiting = Waiting::default();
+        (0..10).for_each(|seq| waiting.insert(seq, 1));
+        assert_eq!(waiting.ahead(1, 10).len(), 10);
+        (0..10).for_each(|seq| waiting.ask_again(seq));
+        assert_eq!(waiting.ahead(1, 4), [0, 1, 2, 3]);
+        assert_eq!(waiting.ahead(1, 9), [4, 5, 6, 7, 8, 9]);
+    }
+
+    proptest! {
+        #[test]
+        fn seqs_and_their_times_are_as_in_a_map(
+            ops in prop::collection::vec((any::<bool>(), 0..300u64, 0..50i64), 1..200),
+            after in 0..300u64,
+        ) {
+            let mut waiting = Waiting::default();
+            let mut model = BTreeMap::new();
+            for (insert, seq, due) in ops {
+                if insert {
+                    waiting.insert(seq, due);
+                    model.insert(seq, due);
+                } else {
+                    prop_assert_eq!(waiting.remove(seq), model.remove(&seq).is_some());
+                }
+            }
+            let all: Vec<_> = model.iter().map(|(&seq, &due)| (seq, due)).collect();
+            prop_assert_eq!(waiting.after(None).collect::<Vec<_>>(), all.as_slice());
+            let later: Vec<_> = all.iter().copied().filter(|(seq, _)| *seq > after).collect();
+            prop_assert_eq!(waiting.after(Some(after)).collect::<Vec<_>>(), later);
+            prop_assert_eq!(waiting.len(), model.len());
+            prop_assert_eq!(waiting.next_due(), model.values().min().copied());
+            let mut restored = Waiting::default();
+            restored.restore(&all);
+            prop_assert_eq!(restored.due(Micros::MAX), waiting.due(Micros::MAX));
+            prop_assert_eq!(restored.after(None).collect::<Vec<_>>(), all);
+        }
     }
 }

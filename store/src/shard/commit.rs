@@ -31,8 +31,7 @@ impl Shard {
                     bits,
                 });
             });
-            let rows = queue.log.dead_rows.drain(..);
-            cut.batch.dropped_waiting.extend(rows.map(|seq| (id, seq)));
+            queue.drop_rows(&mut cut.batch);
             let counts = queue.log.take_counts().into_iter();
             let rows = counts.map(|(seq, count)| WaitingRow::count(id, seq, count));
             cut.batch.waiting.extend(rows);
@@ -209,5 +208,25 @@ impl Shard {
     /// The writer need not wait for company.
     pub(crate) fn is_urgent(&self) -> bool {
         self.wanted || self.is_behind()
+    }
+}
+
+impl Queue {
+    /// Rows of messages that are settled. Rows go before others come: one that is not on disk yet
+    /// must not come after all.
+    fn drop_rows(&mut self, batch: &mut Batch) {
+        if self.log.dead_rows.is_empty() {
+            return;
+        }
+        let (id, log) = (self.spec.id, &mut self.log);
+        let dead = std::mem::take(&mut log.dead_rows);
+        if !batch.waiting.is_empty() {
+            let over = dead.iter().filter(|seq| !log.has(**seq));
+            let over: HashSet<Seq, RandomState> = over.copied().collect();
+            let waiting = &mut batch.waiting;
+            waiting.retain(|row| row.queue != id || !over.contains(&row.seq));
+        }
+        let rows = dead.into_iter().map(|seq| (id, seq));
+        batch.dropped_waiting.extend(rows);
     }
 }

@@ -33,8 +33,8 @@ impl Shard {
             let due_at = later(now, ms);
             let mut copy = Block::default();
             copy.push_copy(block, index, block.address(index), Some(&raw));
-            let seq = queue.log.reserve(queue.spec.durable);
-            queue.log.waiting.insert(seq, due_at);
+            let seq = queue.log.reserve(false);
+            queue.log.wait(seq, due_at, 0, queue.spec.durable);
             if !queue.spec.durable {
                 let piece = Piece::new(seq, 1, Arc::new(copy), 0, due_at);
                 queue.log.parked.insert(seq, piece);

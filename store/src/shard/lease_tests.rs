@@ -267,7 +267,7 @@ impl World {
             return;
         };
         for seq in queue.log.waiting.due(Micros::MAX) {
-            let piece = queue.log.parked.remove(&seq).expect("kept in memory");
+            let piece = queue.log.parked.remove(seq).expect("kept in memory");
             queue.log.wake(seq, piece);
         }
         self.shard.pump(self.queue);

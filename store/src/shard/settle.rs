@@ -365,13 +365,8 @@ impl Shard {
                 index,
                 data,
             };
-            self.pending
-                .waiting
-                .retain(|known| known.queue != id || known.seq != seq);
+            // It cannot be pending already: it came back from its row, so that was on disk.
             self.pending.waiting.push(row);
-            self.pending
-                .dropped_waiting
-                .retain(|known| *known != (id, seq));
         } else {
             let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
             queue.log.parked.insert(seq, piece);
@@ -387,10 +382,16 @@ impl Shard {
             return;
         };
         for seq in seqs {
-            if queue.log.is_waiting(*seq) && !queue.log.parked.contains_key(seq) {
+            if queue.log.is_waiting(*seq) && !queue.log.parked.contains(*seq) {
                 queue.log.waiting.ask_again(*seq);
             }
         }
+    }
+
+    /// True while contents may come out of a queue's rows.
+    pub(crate) fn may_read_back(&self, id: QueueId) -> bool {
+        let queue = self.queues.get(&id);
+        queue.is_some_and(|queue| queue.log.read_back_bytes() < READ_BACK_BYTES)
     }
 
     /// A waiting row was read: its time has come, or comes soon.
@@ -412,7 +413,7 @@ impl Shard {
                 self.wake(row.queue, row.seq, piece);
                 self.pump(row.queue);
             }
-            Some(_) => drop(queue.log.parked.insert(row.seq, piece)),
+            Some(_) => queue.log.parked.insert(row.seq, piece),
             None => {}
         }
     }

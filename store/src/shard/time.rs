@@ -86,7 +86,7 @@ impl Shard {
             }
             for seq in queue.log.waiting.due(now) {
                 let queue = self.queues.get_mut(&id);
-                if let Some(piece) = queue.and_then(|queue| queue.log.parked.remove(&seq)) {
+                if let Some(piece) = queue.and_then(|queue| queue.log.parked.remove(seq)) {
                     self.wake(id, seq, piece);
                 }
             }
@@ -94,8 +94,12 @@ impl Shard {
                 continue;
             };
             let log = &mut queue.log;
-            let mut rows = log.waiting.ahead(now + READ_AHEAD, READ_AHEAD_MAX);
-            rows.retain(|seq| !log.parked.contains_key(seq));
+            let mut rows = match log.read_back_bytes() < READ_BACK_BYTES {
+                true => log.waiting.ahead(now + READ_AHEAD, READ_AHEAD_MAX),
+                // Those that are due wait on until a consumer has taken others.
+                false => Vec::new(),
+            };
+            rows.retain(|seq| !log.parked.contains(*seq));
             if !rows.is_empty() {
                 self.due_reads.push((id, rows));
                 self.loader.notify_one();

@@ -546,6 +546,7 @@ async fn connect(
         .foreign_keys(false)
         .busy_timeout(BUSY_TIMEOUT)
         .statement_cache_capacity(STATEMENTS_PREPARED)
+        .row_buffer_size(ROWS_HANDED_OVER)
         .pragma("temp_store", "memory")
         .pragma("mmap_size", "0")
         .pragma("cache_size", format!("-{}", cache / 1024))
@@ -648,6 +649,8 @@ const SYNCHRONOUS_FULL: i64 = 2;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// All texts in all their row counts, so that none is ever parsed twice.
 const STATEMENTS_PREPARED: usize = 256;
+/// Rows that wait between the thread that reads them and ours: each hand-over wakes both.
+const ROWS_HANDED_OVER: usize = 1024;
 const READERS: usize = 2;
 const WRITER_INBOX: usize = 16;
 const READER_INBOX: usize = 64;

@@ -273,7 +273,9 @@ async fn hot_statements_use_their_index() {
         let plan = sqlx::AssertSqlSafe(format!("explain query plan {text}"));
         for row in sqlx::query(plan).fetch_all(&mut conn).await.unwrap() {
             let step: String = row.try_get(3).unwrap();
-            let walks = step.starts_with("SCAN") && !step.contains("CONSTANT ROW");
+            // The list that we give it is walked.
+            let ours = ["CONSTANT ROW", "json_each"];
+            let walks = step.starts_with("SCAN") && !ours.iter().any(|word| step.contains(word));
             assert!(!walks, "{name}: {step}");
             assert!(!step.contains("TEMP B-TREE"), "{name}: {step}");
         }

@@ -5,7 +5,8 @@
 //! Never: writes.
 //! In: `Sqlite` hands in closures; every other verb's query is here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -157,24 +158,31 @@ pub(super) async fn read_waiting(
     queue: QueueId,
     seqs: Vec<Seq>,
 ) -> Result<Vec<WaitingRow>, sqlx::Error> {
-    let mut found = Vec::with_capacity(seqs.len());
-    for seq in seqs {
-        let row = sqlx::query(statement::WAITING_READ)
-            .bind(queue.0.cast_signed())
-            .bind(seq.cast_signed())
-            .fetch_optional(&mut *conn)
-            .await?;
-        if let Some(row) = row {
-            found.push(WaitingRow {
-                queue,
-                seq: number(&row, 0)?,
-                due_at: row.try_get(1)?,
-                attempt: row.try_get(2)?,
-                index: row.try_get(3)?,
-                data: row.try_get(4)?,
-            });
-        }
+    let mut list = String::with_capacity(2 + seqs.len() * 8);
+    let mut places = HashMap::with_capacity(seqs.len());
+    for (place, seq) in seqs.into_iter().enumerate() {
+        list.push(if list.is_empty() { '[' } else { ',' });
+        let _ = write!(list, "{seq}");
+        places.insert(seq, place);
     }
+    list.push_str(if list.is_empty() { "[]" } else { "]" });
+    let read = |row: SqliteRow| {
+        Ok(WaitingRow {
+            queue,
+            seq: number(&row, 0)?,
+            due_at: row.try_get(1)?,
+            attempt: row.try_get(2)?,
+            index: row.try_get(3)?,
+            data: row.try_get(4)?,
+        })
+    };
+    let mut found = sqlx::query(statement::WAITING_READ)
+        .bind(queue.0.cast_signed())
+        .bind(list)
+        .try_map(read)
+        .fetch_all(conn)
+        .await?;
+    found.sort_unstable_by_key(|row| places.get(&row.seq).copied());
     Ok(found)
 }
 
