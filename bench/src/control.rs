@@ -5,7 +5,7 @@
 //! In: `run` moves the phase, `producer` and `consumer` count.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -24,6 +24,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Control {
     began: Instant,
+    began_at_ns: u64,
     phase: AtomicU8,
     published: AtomicU64,
     confirmed: AtomicU64,
@@ -34,11 +35,19 @@ impl Control {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
+            began_at_ns: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
             phase: AtomicU8::new(Phase::WarmUp as u8),
             published: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             consumed: AtomicU64::new(0),
         }
+    }
+
+    /// When the run began, ns since 1970.
+    pub(crate) fn began_at_ns(&self) -> u64 {
+        self.began_at_ns
     }
 
     /// Nanoseconds since the run began.

@@ -48,8 +48,11 @@ pub(crate) enum Number {
     },
     /// Each its own.
     Unique,
-    /// A delay in ms: spread evenly from `first_ms` on, over so many messages.
-    Delay {
+    /// When the message is due, ms since 1970: so many messages spread evenly over a span.
+    Due {
+        /// The run's begin, ns since 1970.
+        epoch_ns: u64,
+        /// From the run's begin to the first.
         first_ms: u64,
         span_ms: u64,
         messages: u64,
@@ -62,11 +65,12 @@ impl Number {
             Self::None => 0,
             Self::Key { keys } => seq % keys,
             Self::Unique => seq,
-            Self::Delay {
+            Self::Due {
+                epoch_ns,
                 first_ms,
                 span_ms,
                 messages,
-            } => first_ms + span_ms * seq / messages,
+            } => epoch_ns / 1_000_000 + first_ms + span_ms * seq / messages,
         }
     }
 }
@@ -187,7 +191,7 @@ impl Producer {
             };
             let number = self.number.of(self.next_seq);
             let due = match self.number {
-                Number::Delay { .. } => at + number * 1_000_000,
+                Number::Due { epoch_ns, .. } => number * 1_000_000 - epoch_ns,
                 Number::None | Number::Key { .. } | Number::Unique => at,
             };
             self.block

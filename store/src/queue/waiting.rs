@@ -21,6 +21,8 @@ pub struct Waiting {
     asked_to: (Micros, Seq),
     /// Came later, and stand before.
     overtaken: Vec<Seq>,
+    /// Those that are due by then were told: they wait for their content only.
+    told_to: Micros,
     /// Their contents are in rows.
     pub in_rows: bool,
 }
@@ -54,9 +56,10 @@ impl Waiting {
         self.due.get(seq).is_some()
     }
 
-    /// When the first of them is due.
+    /// When the first is due that `come_due` has not told.
     pub fn next_due(&self) -> Option<Micros> {
-        self.order.first().map(|&(due, _)| due)
+        let later = (Bound::Excluded((self.told_to, Seq::MAX)), Bound::Unbounded);
+        self.order.range(later).next().map(|&(due, _)| due)
     }
 
     /// Waits until `due`; one that waits already waits until then instead.
@@ -67,6 +70,8 @@ impl Waiting {
         if (due, seq) <= self.asked_to {
             self.overtaken.push(seq);
         }
+        // The clock may have been set back.
+        self.told_to = self.told_to.min(due.saturating_sub(1));
     }
 
     pub fn remove(&mut self, seq: Seq) -> bool {
@@ -77,8 +82,26 @@ impl Waiting {
         true
     }
 
-    /// Those whose time has come, in order. They wait on until their content is here and they are
+    /// Those whose time has come since the last call, in order: however many are due and have no
+    /// taker, a look costs what is new. They wait on until their content is here and they are
     /// removed.
+    pub fn come_due(&mut self, now: Micros) -> Vec<Seq> {
+        if now <= self.told_to {
+            return Vec::new();
+        }
+        let from = Bound::Excluded((self.told_to, Seq::MAX));
+        let due = self.order.range((from, Bound::Included((now, Seq::MAX))));
+        self.told_to = now;
+        due.map(|&(_, seq)| seq).collect()
+    }
+
+    /// `come_due` has told this instant, or the clock says so.
+    pub fn is_over(&self, due: Micros, now: Micros) -> bool {
+        due <= now.max(self.told_to)
+    }
+
+    /// All whose time has come, in order.
+    #[cfg(test)]
     pub fn due(&self, now: Micros) -> Vec<Seq> {
         let due = self.order.iter().take_while(|(due, _)| *due <= now);
         due.map(|&(_, seq)| seq).collect()
@@ -244,6 +267,26 @@ mod tests {
         waiting.insert(5, 40);
         assert_eq!(waiting.ahead(60, 9), [5, 1, 6], "moved: asked for again");
         assert_eq!(waiting.due_of(5), Some(40));
+    }
+
+    #[test]
+    fn each_is_told_once_when_it_is_due() {
+        let mut waiting = Waiting::default();
+        for (seq, due) in [(1, 50), (2, 10), (3, 30)] {
+            waiting.insert(seq, due);
+        }
+        assert_eq!(waiting.next_due(), Some(10));
+        assert_eq!(waiting.come_due(30), [2, 3]);
+        assert_eq!(
+            waiting.next_due(),
+            Some(50),
+            "those wait for their content only"
+        );
+        assert!(waiting.come_due(40).is_empty());
+        assert!(waiting.is_over(40, 35) && !waiting.is_over(41, 35));
+        waiting.insert(4, 20);
+        assert_eq!(waiting.come_due(50), [4, 3, 1], "the clock was set back");
+        assert_eq!(waiting.next_due(), None);
     }
 
     #[test]

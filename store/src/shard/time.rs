@@ -84,7 +84,7 @@ impl Shard {
                 self.drop_queue(id);
                 continue;
             }
-            for seq in queue.log.waiting.due(now) {
+            for seq in queue.log.waiting.come_due(now) {
                 let queue = self.queues.get_mut(&id);
                 if let Some(piece) = queue.and_then(|queue| queue.log.parked.remove(seq)) {
                     self.wake(id, seq, piece);
@@ -135,8 +135,8 @@ impl Shard {
         let queues = self.timed.iter().filter_map(|id| self.queues.get(id));
         let now = clock::now();
         let due = queues.filter_map(|queue| queue.log.waiting.next_due());
-        // One that is due and not here yet is woken by its reader.
-        let next = due.filter(|due| *due > now).min().unwrap_or(Micros::MAX);
+        // One that was due at the last look and is not here yet is woken by its reader.
+        let next = due.min().unwrap_or(Micros::MAX);
         let left = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
         Duration::from_micros(left).clamp(GRAIN_MIN, TICK)
     }
