@@ -29,7 +29,8 @@ impl Entry {
     pub const HAS_HEADERS: u8 = 4;
     pub const HAS_REPLY_TO: u8 = 8;
     pub const HAS_USER_ID: u8 = 16;
-    pub const HAS_PRIORITY: u8 = 32;
+    /// Some header asks the broker for something, or may: see [`field::asks`](crate::field::asks).
+    pub const ASKS: u8 = 32;
     /// The message carries a deferred call; set by the store only.
     pub const JOB: u8 = 64;
     /// Some frame is larger than the smallest frame a consumer may have asked for.
@@ -38,7 +39,7 @@ impl Entry {
 
 /// Flags and priority of a raw property block; `None` when it is malformed.
 pub fn flags_of(raw: &[u8]) -> Option<(u8, u8)> {
-    let (mode, priority) = properties::scan(raw).ok()?;
+    let scanned = properties::scan(raw).ok()?;
     let word = u16::from_be_bytes(*raw.first_chunk::<2>()?);
     let has = |number: u16, flag: u8| {
         if word & (1 << (15 - number)) != 0 {
@@ -47,13 +48,18 @@ pub fn flags_of(raw: &[u8]) -> Option<(u8, u8)> {
             0
         }
     };
-    let flags = if mode == 2 { Entry::PERSISTENT } else { 0 }
+    let persistent = if scanned.delivery_mode == 2 {
+        Entry::PERSISTENT
+    } else {
+        0
+    };
+    let flags = persistent
+        | if scanned.asks { Entry::ASKS } else { 0 }
         | has(2, Entry::HAS_HEADERS)
-        | has(4, Entry::HAS_PRIORITY)
         | has(6, Entry::HAS_REPLY_TO)
         | has(7, Entry::HAS_EXPIRATION)
         | has(11, Entry::HAS_USER_ID);
-    Some((flags, priority))
+    Some((flags, scanned.priority))
 }
 
 /// Exchange and routing key as two short strings, the form of basic.publish and basic.deliver.
@@ -220,7 +226,11 @@ pub(crate) fn frame_size(frame: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::field::{Table, Value};
+    use crate::properties::Properties;
 
     #[test]
     fn what_was_pushed_comes_back() {
@@ -245,5 +255,33 @@ mod tests {
         assert_eq!(copy.address(same).routing_key(), b"other");
         let job = copy.push_copy(&block, at, &Address::new(b"", b"q"), Some(&[0, 0]));
         assert_eq!(copy.entries[job].flags, Entry::SPLIT | Entry::JOB);
+    }
+
+    #[test]
+    fn only_headers_that_may_ask_for_something_are_marked() {
+        let marked = |key: &str| {
+            let mut headers = Table::default();
+            headers.insert("x-partition-key", Value::I32(1));
+            headers.insert(key, Value::I32(1));
+            let properties = Properties {
+                headers: Some(headers),
+                ..Properties::default()
+            };
+            let (flags, _) = flags_of(&properties.encode()).unwrap();
+            flags & Entry::ASKS != 0
+        };
+        for key in [
+            "CC",
+            "BCC",
+            "x-delay",
+            "x-deliver-at",
+            "x-retry-limit",
+            "x-death",
+        ] {
+            assert!(marked(key), "{key}");
+        }
+        for key in ["cc", "x-", "x-match", "delay", ""] {
+            assert!(!marked(key), "{key}");
+        }
     }
 }

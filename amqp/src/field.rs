@@ -153,8 +153,23 @@ impl Table {
     }
 }
 
+/// True for a header's key by which a publisher asks the broker for something, or by which an
+/// earlier broker left word: copies, delays, retries, deaths. Some others begin like these, too; who
+/// acts on one looks closer, and need not look at all where no key is like these.
+pub fn asks(key: &[u8]) -> bool {
+    key.starts_with(b"x-") && matches!(key.get(2), Some(b'd' | b'r'))
+        || key == b"CC"
+        || key == b"BCC"
+}
+
 /// Refuses what is too deep, too wide or does not end where it says. Allocates nothing.
 pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
+    survey(bytes, |_| false).map(drop)
+}
+
+/// As `check_table`; answers whether a key on the table's own level is wanted.
+pub fn survey(bytes: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Result<bool, Malformed> {
+    let mut found = false;
     let mut ends: [usize; TABLE_DEPTH_MAX] = [0; TABLE_DEPTH_MAX];
     let mut arrays = [false; TABLE_DEPTH_MAX];
     let (mut depth, mut at, mut values) = (0, 0, 0);
@@ -162,7 +177,7 @@ pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
     loop {
         if at == ends[depth] {
             if depth == 0 {
-                return Ok(());
+                return Ok(found);
             }
             depth -= 1;
             continue;
@@ -175,6 +190,7 @@ pub fn check_table(bytes: &[u8]) -> Result<(), Malformed> {
         if !arrays[depth] {
             let end = need(1, at)?;
             at = need(usize::from(bytes[end - 1]), end)?;
+            found |= depth == 0 && wanted(&bytes[end..at]);
         }
         at = need(1, at)?;
         values += 1;

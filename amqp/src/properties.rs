@@ -2,7 +2,7 @@
 //!
 //! Source: §4.2.6.1; the flag word's highest bit is content-type.
 
-use crate::field::{Malformed, Table, Value};
+use crate::field::{self, Malformed, Table, Value};
 
 const HEADERS: usize = 2;
 const DELIVERY_MODE: usize = 3;
@@ -188,19 +188,38 @@ pub fn user_id(raw: &[u8]) -> Option<&[u8]> {
     one(raw, 11)
 }
 
-/// Checks the block whole; answers (delivery mode, priority).
-pub fn scan(raw: &[u8]) -> Result<(u8, u8), Malformed> {
+/// What a look at the whole block finds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// 0 when absent.
+    pub delivery_mode: u8,
+    /// 0 when absent.
+    pub priority: u8,
+    /// Some header may ask the broker for something.
+    pub asks: bool,
+}
+
+/// Checks the block whole.
+///
+/// # Errors
+/// It does not end where it says, or its table is not sound.
+pub fn scan(raw: &[u8]) -> Result<Scanned, Malformed> {
+    let mut found = Scanned::default();
     if raw == [0x10, 0x00, 2] {
-        return Ok((2, 0));
+        found.delivery_mode = 2;
+        return Ok(found);
     }
-    let (mut mode, mut priority, mut bad) = (0, 0, None);
+    let mut bad = None;
     walk(raw, |number, bytes| match number {
-        HEADERS => bad = crate::field::check_table(bytes).err(),
-        DELIVERY_MODE => mode = bytes[0],
-        PRIORITY => priority = bytes[0],
+        HEADERS => match field::survey(bytes, field::asks) {
+            Ok(asks) => found.asks = asks,
+            Err(error) => bad = Some(error),
+        },
+        DELIVERY_MODE => found.delivery_mode = bytes[0],
+        PRIORITY => found.priority = bytes[0],
         _ => {}
     })?;
-    bad.map_or(Ok((mode, priority)), Err)
+    bad.map_or(Ok(found), Err)
 }
 
 #[cfg(test)]
@@ -232,7 +251,9 @@ mod tests {
         assert_eq!(Properties::parse(&raw), Ok(all));
         assert_eq!(expiration(&raw), Some(&b"60"[..]));
         assert_eq!(message_id(&raw), Some(&b"e"[..]));
-        assert_eq!(scan(&raw), Ok((2, 9)));
+        let scanned = scan(&raw).expect("sound");
+        assert_eq!((scanned.delivery_mode, scanned.priority), (2, 9));
+        assert!(!scanned.asks);
         for end in 0..raw.len() {
             assert!(scan(&raw[..end]).is_err(), "cut at {end}");
         }

@@ -237,6 +237,11 @@ fn of_rules() -> Vec<Workload> {
         keys: Some(KEYS),
         ..Workload::one(name, SIZES[0], Ack::Every(100)).confirmed(2_000)
     };
+    let unique = |name: &str, rules| Workload {
+        keys: Some(0),
+        window: Some(WINDOW_OF_DISK),
+        ..one(name, rules)
+    };
     let retries = Shape::Retries {
         per_second: 50_000,
         one_in: 10,
@@ -249,14 +254,8 @@ fn of_rules() -> Vec<Workload> {
         one("rules-none", Rules::None),
         one("rules-work", Rules::Work),
         one("rules-partition-100k", Rules::Partition),
-        Workload {
-            keys: Some(0),
-            ..one("rules-none-unique", Rules::None)
-        },
-        Workload {
-            keys: Some(0),
-            ..one("rules-dedup-1m", Rules::Deduplication)
-        },
+        unique("rules-none-unique", Rules::None),
+        unique("rules-dedup-1m", Rules::Deduplication),
         Workload {
             rules: Rules::Retries,
             ..Workload::shaped("rules-retry-50k", retries, Ack::Every(100)).confirmed(10_000)
@@ -268,6 +267,10 @@ fn of_rules() -> Vec<Workload> {
 
 /// After a failure, where one in some messages fails.
 pub(crate) const RETRY_DELAY_MS: i64 = 1_000;
+
+/// Unconfirmed messages where each confirm waits for the disk whatever the consumer does: so many
+/// that the disk's latency does not decide.
+const WINDOW_OF_DISK: usize = 20_000;
 
 /// Keys of the workloads of rules.
 const KEYS: u64 = 100_000;

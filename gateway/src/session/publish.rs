@@ -11,8 +11,7 @@ use super::*;
 /// basic.publish, as what to blame.
 const PUBLISH: (u16, u16) = (60, 40);
 /// What must be looked at before a message is taken.
-const SPECIAL: u8 =
-    Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION | Entry::HAS_HEADERS;
+const SPECIAL: u8 = Entry::HAS_REPLY_TO | Entry::HAS_USER_ID | Entry::HAS_EXPIRATION | Entry::ASKS;
 /// Longest expiration, as RabbitMQ's: ten years, ms.
 const EXPIRATION_MAX: u64 = 315_360_000_000;
 

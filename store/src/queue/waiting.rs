@@ -95,9 +95,10 @@ impl Waiting {
         due.map(|&(_, seq)| seq).collect()
     }
 
-    /// `come_due` has told this instant, or the clock says so.
-    pub fn is_over(&self, due: Micros, now: Micros) -> bool {
-        due <= now.max(self.told_to)
+    /// `come_due` has told this instant: whoever has the content now must wake the message. Until
+    /// then it waits its turn, so that those whose content came early are not overtaken.
+    pub fn is_told(&self, due: Micros) -> bool {
+        due <= self.told_to
     }
 
     /// All whose time has come, in order.
@@ -283,7 +284,7 @@ mod tests {
             "those wait for their content only"
         );
         assert!(waiting.come_due(40).is_empty());
-        assert!(waiting.is_over(40, 35) && !waiting.is_over(41, 35));
+        assert!(waiting.is_told(40) && !waiting.is_told(41));
         waiting.insert(4, 20);
         assert_eq!(waiting.come_due(50), [4, 3, 1], "the clock was set back");
         assert_eq!(waiting.next_due(), None);

@@ -50,7 +50,7 @@ pub fn refusal(block: &Block, index: usize) -> Option<(&'static str, String)> {
 }
 
 fn own_headers(block: &Block, index: usize) -> Option<Table> {
-    if block.entries[index].flags & Entry::HAS_HEADERS == 0 {
+    if block.entries[index].flags & Entry::ASKS == 0 {
         return None;
     }
     let raw = properties::headers(block.properties(index))?;

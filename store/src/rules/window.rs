@@ -101,6 +101,20 @@ impl Window {
         key(block.properties(index), &self.asked.header, flags)
     }
 
+    /// The keys of messages side by side, whose places are then in the processor's cache: one
+    /// after the other each would wait for memory.
+    pub fn keys(&self, block: &Block, (first, count): (u32, u32)) -> Vec<Option<Hash>> {
+        let all = first as usize..(first + count) as usize;
+        let keys: Vec<Option<Hash>> = all.map(|index| self.key(block, index)).collect();
+        let places = keys.iter().flatten().map(|key| {
+            let part = &self.parts[usize::from(key[0])];
+            let at = part.home(key, self.seed) * ENTRY;
+            part.entries.get(at).copied().unwrap_or(0)
+        });
+        std::hint::black_box(places.fold(0, |seen, byte| seen ^ byte));
+        keys
+    }
+
     /// True when the key came less than the window ago.
     pub fn is_known(&self, key: &Hash, now: Micros) -> bool {
         let part = &self.parts[usize::from(key[0])];
@@ -110,13 +124,23 @@ impl Window {
 
     /// Takes a key, unless it is known or there are too many.
     pub fn admit(&mut self, key: &Hash, now: Micros) -> Verdict {
-        if self.is_known(key, now) {
+        let now_ms = now / 1000;
+        if self.count >= self.most {
+            if self.is_known(key, now) {
+                return Verdict::Duplicate;
+            }
+            if !self.make_room(now_ms) {
+                return Verdict::Full;
+            }
+        }
+        let over = self.over_ms(now_ms);
+        let part = &mut self.parts[usize::from(key[0])];
+        let before = part.count;
+        let is_new = part.admit(key, now_ms, over, self.seed);
+        self.count = self.count + part.count - before;
+        if !is_new {
             return Verdict::Duplicate;
         }
-        if self.count >= self.most && !self.make_room(now / 1000) {
-            return Verdict::Full;
-        }
-        self.put(key, now / 1000);
         if let Some(fresh) = &mut self.fresh {
             fresh.extend_from_slice(&entry(key, now / 1000));
         }
@@ -253,16 +277,33 @@ impl Part {
     }
 
     fn put(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) {
+        let (at, known) = self.place_for(key, over, seed);
+        // Rows come back in any order.
+        self.write(at, key, at_ms.max(known), (at_ms, known == 0));
+    }
+
+    /// Takes a key unless it came after `over`; false: it did.
+    fn admit(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) -> bool {
+        let (at, known) = self.place_for(key, over, seed);
+        if known > over.max(0) {
+            return false;
+        }
+        self.write(at, key, at_ms, (at_ms, known == 0));
+        true
+    }
+
+    /// Where a key stands or is to stand, and when it came, ms; 0 where it is not there.
+    fn place_for(&mut self, key: &Hash, over: i64, seed: u64) -> (usize, i64) {
         // Four fifths full: a miss looks at a dozen entries that stand side by side.
         if (self.count + 1) * 5 > self.places() * 4 {
             self.rebuild(over, seed);
         }
         let at = self.place(key, seed) * ENTRY;
-        let known = self::at_ms(&self.entries[at..at + ENTRY]);
-        let is_new = known == 0;
-        // Rows come back in any order.
-        let newest = entry(key, at_ms.max(known));
-        self.entries[at..at + ENTRY].copy_from_slice(&newest);
+        (at, at_ms(&self.entries[at..at + ENTRY]))
+    }
+
+    fn write(&mut self, at: usize, key: &Hash, newest_ms: i64, (at_ms, is_new): (i64, bool)) {
+        self.entries[at..at + ENTRY].copy_from_slice(&entry(key, newest_ms));
         self.oldest_ms = match self.count {
             0 => at_ms,
             _ => self.oldest_ms.min(at_ms),

@@ -481,7 +481,8 @@ impl World {
         // Their time has come.
         seqs.iter()
             .for_each(|seq| queue.log.waiting.insert(*seq, 0));
-        let count = seqs.len();
+        let count = queue.log.waiting.come_due(0).len();
+        assert_eq!(count, seqs.len());
         let rows = wait(self.memory.read_waiting(id, seqs)).expect("rows");
         assert_eq!(rows.len(), count, "waiting rows");
         rows.iter().for_each(|row| self.shard.woken(row));

@@ -409,7 +409,7 @@ impl Shard {
         // The row of an earlier failure, while that of the newest one is still under way.
         let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
         match queue.log.waiting.due_of(row.seq).filter(|_| !old) {
-            Some(due) if queue.log.waiting.is_over(due, clock::now()) => {
+            Some(due) if queue.log.waiting.is_told(due) => {
                 self.wake(row.queue, row.seq, piece);
                 self.pump(row.queue);
             }

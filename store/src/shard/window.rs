@@ -6,17 +6,22 @@
 //! publishes.
 //! In: `route`, `delay`, `hold`; `cut` asks for the rows, recovery brings them back.
 
+use smallvec::SmallVec;
+
 use super::*;
 use crate::log::batch::DeduplicationRow;
-use crate::rules::window::{Deduplication, Verdict, Window};
+use crate::rules::window::{Deduplication, Hash, Verdict, Window};
+
+/// Mostly one.
+type Queues = SmallVec<[QueueId; 2]>;
 
 /// What the queues say of one message.
 #[derive(Default, PartialEq, Eq)]
 struct Judged {
     /// They take it.
-    into: Vec<QueueId>,
+    into: Queues,
     /// They have no room for it, or for its key.
-    full: Vec<QueueId>,
+    full: Queues,
     duplicates: u64,
     /// Its confirm waits for the next commit.
     durable: bool,
@@ -39,11 +44,18 @@ impl Shard {
             0 => 0,
             confirm => confirm + u64::from(offset),
         };
+        let now = clock::now();
+        let keys = queues
+            .iter()
+            .map(|id| self.keys(*id, block, (first, count)));
+        let keys: Vec<_> = keys.collect();
+        // What may be refused is counted one by one.
+        let alone = queues.iter().any(|id| self.may_refuse(*id));
         let mut run: Option<(u32, Judged)> = None;
         for offset in 0..count {
-            let judged = self.ask_windows(queues, block, (first + offset) as usize);
-            // What may be refused is counted one by one.
-            let alone = queues.iter().any(|id| self.may_refuse(*id));
+            let asked = queues.iter().zip(&keys);
+            let asked = asked.map(|(id, keys)| (*id, keys.get(offset as usize).copied().flatten()));
+            let judged = self.ask_windows(asked, block, ((first + offset) as usize, now));
             if let Some((from, known)) = run.take() {
                 if known == judged && !alone && known.full.is_empty() {
                     run = Some((from, known));
@@ -71,14 +83,25 @@ impl Shard {
         queue.is_some_and(|queue| queue.window.is_some())
     }
 
-    /// Asks each queue, whose window takes the key of what enters.
-    fn ask_windows(&mut self, queues: &[QueueId], block: &Block, index: usize) -> Judged {
-        let now = clock::now();
+    /// The keys of messages for a queue's window; none where there is no window.
+    fn keys(&self, id: QueueId, block: &Block, part: (u32, u32)) -> Vec<Option<Hash>> {
+        let window = self.queues.get(&id).and_then(|queue| queue.window.as_ref());
+        window.map_or_else(Vec::new, |window| window.keys(block, part))
+    }
+
+    /// Asks each queue with the key that the message has for it; its window takes the key of what
+    /// enters.
+    fn ask_windows(
+        &mut self,
+        queues: impl Iterator<Item = (QueueId, Option<Hash>)>,
+        block: &Block,
+        (index, now): (usize, Micros),
+    ) -> Judged {
         let body = u64::from(block.entries[index].body_size);
         // A call has its own key, and its caller waits for the answer.
         let is_call = block.entries[index].flags & Entry::JOB != 0;
         let mut out = Judged::default();
-        for &id in queues {
+        for (id, key) in queues {
             let full = self.is_full(id, body);
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
@@ -87,7 +110,7 @@ impl Shard {
             out.durable |= window.is_some() && queue.spec.durable;
             let key = window
                 .filter(|_| !is_call)
-                .and_then(|window| Some((window.key(block, index)?, window)));
+                .and_then(|window| Some((key?, window)));
             let verdict = match key {
                 Some((key, window)) if full && !window.is_known(&key, now) => Verdict::Full,
                 Some((key, window)) => window.admit(&key, now),
@@ -158,7 +181,9 @@ impl Shard {
         if !self.has_window(id) {
             return true;
         }
-        let judged = self.ask_windows(&[id], block, 0);
+        let key = self.keys(id, block, (0, 1)).pop().flatten();
+        let asked = std::iter::once((id, key));
+        let judged = self.ask_windows(asked, block, (0, clock::now()));
         self.counters.deduplicated += judged.duplicates;
         !judged.into.is_empty()
     }

@@ -53,7 +53,7 @@ pub fn of(raw: &[u8]) -> Result<Option<Copies>, String> {
 
 /// Keys of a stored message beside its own.
 pub fn of_stored(block: &Block, index: usize) -> Vec<Vec<u8>> {
-    if block.entries[index].flags & Entry::HAS_HEADERS == 0 {
+    if block.entries[index].flags & Entry::ASKS == 0 {
         return Vec::new();
     }
     let copies = of(block.properties(index)).ok().flatten();

@@ -86,7 +86,7 @@ fn instant_ms(value: &Value) -> Option<i64> {
 
 /// True when some message of these may ask for a delay.
 pub fn asks(block: &Block, index: usize) -> bool {
-    if block.entries[index].flags & Entry::HAS_HEADERS == 0 {
+    if block.entries[index].flags & Entry::ASKS == 0 {
         return false;
     }
     let raw = properties::headers(block.properties(index));
