@@ -2,7 +2,8 @@
 //!
 //! Keeps: instants as microseconds since the epoch, never running backwards within a process.
 //! Never: turns time back, not even a simulated one.
-//! In: everything that stamps or compares times. `simulation`: tests whose time is the runtime's.
+//! In: everything that stamps or compares times. `simulation`: tests whose time is the runtime's;
+//! `manual`: tests of this crate that say what time it is.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,10 @@ static NEWEST: AtomicI64 = AtomicI64::new(0);
 
 /// Now, in microseconds since the epoch, UTC. Never smaller than an earlier answer.
 pub fn now() -> Micros {
+    #[cfg(test)]
+    if let Some(now) = manual::now() {
+        return now;
+    }
     #[cfg(feature = "simulation")]
     if let Some(now) = simulation::now() {
         return now;
@@ -61,5 +66,43 @@ pub mod simulation {
         let (start, base) = START.get()?;
         let passed = i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX);
         Some(base.saturating_add(passed))
+    }
+}
+
+/// A clock that stands until its test moves it, on that test's thread alone.
+#[cfg(test)]
+pub(crate) mod manual {
+    use std::cell::Cell;
+
+    use crate::model::Micros;
+
+    thread_local! {
+        static NOW: Cell<Option<Micros>> = const { Cell::new(None) };
+    }
+
+    /// While it lives, [`super::now`] is what was set on this thread.
+    pub(crate) struct Manual(());
+
+    impl Manual {
+        pub(crate) fn start(now: Micros) -> Self {
+            NOW.set(Some(now));
+            Self(())
+        }
+
+        /// Time passes; it never runs backwards.
+        pub(crate) fn pass(&self, span: Micros) {
+            assert!(span >= 0, "time goes on");
+            NOW.set(NOW.get().map(|now| now + span));
+        }
+    }
+
+    impl Drop for Manual {
+        fn drop(&mut self) {
+            NOW.set(None);
+        }
+    }
+
+    pub(super) fn now() -> Option<Micros> {
+        NOW.get()
     }
 }

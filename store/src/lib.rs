@@ -573,9 +573,10 @@ async fn recover(
             waiting.push((row.seq, row.due_at));
             if row.attempt > 0 {
                 queue.log.attempts.insert(row.seq, row.attempt);
-                if keeps_order {
-                    blocking.entry(id).or_default().push(row.seq);
-                }
+            }
+            // One whose time has come may have been out, and others of its key wait for it.
+            if keeps_order && (row.attempt > 0 || row.due_at <= clock::now()) {
+                blocking.entry(id).or_default().push(row.seq);
             }
         }
         queue.log.waiting.restore(&waiting);
@@ -678,7 +679,10 @@ async fn load(store: Arc<StoreInner>) {
                     .queues
                     .get(&queue)
                     .and_then(|q| q.log.place_of(segment));
-                let Some((first, at)) = place else { continue };
+                let Some((first, at)) = place else {
+                    store.lock().not_loaded(queue);
+                    continue;
+                };
                 let found = read(store.backend.as_ref(), segment, first, at).await;
                 store.lock().loaded(queue, segment, found);
             }

@@ -41,6 +41,8 @@ mod delay;
 mod delay_tests;
 mod deliver;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod history_tests;
 pub(crate) mod lease;
 #[cfg(test)]
@@ -226,8 +228,8 @@ pub(crate) struct Queue {
     spilled: bool,
     /// In `Shard::timed`.
     watched: bool,
-    /// Ready messages that are dead, but whose content must be read before they can move.
-    doomed: HashMap<Seq, Reason, RandomState>,
+    /// Deliveries that failed, and whose content must be read before it is clear what follows.
+    undecided: HashMap<Seq, Failing, RandomState>,
     /// The exchange whose delayed messages it keeps: it has no name for clients, and no consumer.
     delays_for: Option<Arc<str>>,
     /// It takes a message once.
@@ -335,6 +337,8 @@ pub struct Shard {
     merging: bool,
     /// Some vhost is traced.
     tracing: bool,
+    /// Of some waiting message there may be several rows for the next commit.
+    rewritten: bool,
     /// There is, or was, a work queue.
     pub(crate) works: bool,
     /// There is, or was, a queue with a deduplication window.
@@ -385,6 +389,7 @@ impl Shard {
             merge: None,
             merging: false,
             tracing: false,
+            rewritten: false,
             works: false,
             windows: false,
             copies: Vec::new(),
@@ -417,6 +422,21 @@ impl Shard {
         };
         let mut channels: Vec<u16> = session.channels.keys().copied().collect();
         channels.sort_unstable();
+        // What one channel gives back must not go to another that is lost as well.
+        let consumers: Vec<(QueueId, u16, Arc<[u8]>)> = channels
+            .iter()
+            .flat_map(|id| {
+                let consumers = session.channels[id].consumers.iter();
+                consumers.map(|(tag, queue)| (*queue, *id, tag.clone()))
+            })
+            .collect();
+        for (queue, channel, tag) in consumers {
+            let key = ChannelKey {
+                session: id,
+                channel,
+            };
+            self.remove_consumer(queue, key, &tag);
+        }
         for channel in channels {
             self.close_channel(
                 ChannelKey {
@@ -527,6 +547,14 @@ pub(crate) enum Return {
     Left,
 }
 
+/// How a delivery failed.
+#[derive(Clone, Debug)]
+enum Failing {
+    Returned(Return),
+    /// With a reason, in the worker's own words.
+    Failed(Fault, Option<String>),
+}
+
 /// What a client says of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -549,19 +577,28 @@ pub enum Got {
 }
 
 impl Unacked {
-    fn empty(&self) -> Self {
+    /// No message of a queue.
+    fn of(queue: QueueId) -> Self {
         Self {
             first: 0,
             count: 0,
-            queue: self.queue,
+            queue,
             seq: 0,
-            consumer: self.consumer.clone(),
-            redelivered: self.redelivered,
+            consumer: Arc::default(),
+            redelivered: false,
             own: None,
             deadline: None,
             patience_ms: 0,
             started: 0,
             leased: false,
+        }
+    }
+
+    fn empty(&self) -> Self {
+        Self {
+            consumer: self.consumer.clone(),
+            redelivered: self.redelivered,
+            ..Self::of(self.queue)
         }
     }
 

@@ -220,6 +220,12 @@ impl Chunk {
         std::mem::take(&mut self.replaces)
     }
 
+    /// False when a crash forgets the message, whatever a commit takes along.
+    pub fn keeps(&self, seq: Seq) -> bool {
+        let persistent = |(piece, _): (&Piece, u32)| piece.persistent;
+        !self.volatile || self.find(seq).is_none_or(persistent)
+    }
+
     /// True when a commit should take it along; under memory `pressure` also for room alone.
     pub fn wants_saving(&self, pressure: bool) -> bool {
         match self.place {

@@ -18,9 +18,14 @@ pub(super) struct Counts {
 }
 
 impl Log {
-    /// The count of a message is to survive a restart. One in a row of its own has it there.
+    /// The count of a message is to survive a restart, if the message does. One in a row of its own
+    /// has it there.
     pub fn record_count(&mut self, seq: Seq) {
-        if !self.stragglers.contains(&seq) && !self.is_waiting(seq) {
+        let stays = |at: usize| self.chunks[at].keeps(seq);
+        if !self.stragglers.contains(&seq)
+            && !self.is_waiting(seq)
+            && self.chunk_of(seq).is_some_and(stays)
+        {
             self.counts.fresh.insert(seq);
         }
     }

@@ -237,6 +237,12 @@ impl Log {
         Some((chunk.first, chunk.at))
     }
 
+    /// The saved segment that holds a message, unless that is settled.
+    pub fn segment_of(&self, seq: Seq) -> Option<SegmentId> {
+        let chunk = &self.chunks[self.chunk_of(seq)?];
+        chunk.segment().filter(|_| !chunk.is_settled(seq))
+    }
+
     /// First and last seq of a saved segment.
     pub fn range_of(&self, id: SegmentId) -> Option<(Seq, Seq)> {
         let chunk = &self.chunks[self.position(id)?];

@@ -144,14 +144,16 @@ impl Lanes {
             return true;
         }
         let lane = self.lanes.entry(key).or_default();
-        let goes = lane.held.is_empty()
+        let goes = lane.held.front().is_none_or(|&first| seq < first)
             && lane.busy < self.partition.concurrency
             && lane.rests_to <= self.now;
         if goes {
             lane.busy += 1;
             self.rest(key);
         } else {
-            lane.held.push_back(seq);
+            // Behind it stands what was held back and came before the cursor did.
+            let at = lane.held.partition_point(|&other| other < seq);
+            lane.held.insert(at, seq);
             self.order.insert(seq);
         }
         self.set(seq, key);

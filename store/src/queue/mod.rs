@@ -39,6 +39,8 @@ mod lanes_tests;
 mod log_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+pub(crate) mod places;
 
 pub use browse::Browse;
 pub use chunk::{Chunk, Place};

@@ -117,8 +117,11 @@ impl Log {
                         counted |= aside.counted;
                     }
                 }
-                // All below is settled, unacked or waiting.
-                self.cursor = self.cursor.max(first + n);
+                // All below is settled, unacked or waiting; but with keys, where those that have
+                // none do not wait for the cursor.
+                if self.lanes.is_none() {
+                    self.cursor = self.cursor.max(first + n);
+                }
                 counted
             }
             Source::Cursor => {
@@ -308,8 +311,14 @@ impl Log {
     /// The next messages whose keys have room: those that the cursor finds and those that were
     /// held take turns.
     fn take_by_key(&mut self, max: u32, now: Micros) -> Take {
-        if !self.aside.is_empty() {
-            // They came back, and have no key.
+        if let Some((&(_, seq), _)) = self.aside.first_key_value() {
+            // They came back, or were held back, and have no key.
+            if seq >= self.cursor {
+                match self.take_idle(max, now, seq) {
+                    Take::Empty => {}
+                    taken => return taken,
+                }
+            }
             let found = self.look_aside(max, true);
             return self.take_found(found);
         }
@@ -318,7 +327,10 @@ impl Log {
         if let Take::Run { .. } = first {
             return first;
         }
+        let cursor = self.cursor;
         match (first, self.take_turn(!self.lanes_turn, max, now)) {
+            // The cursor has passed places of messages that were held back: those may go now.
+            (_, Take::Empty) if self.lanes_turn && self.cursor > cursor => self.take_lane(),
             (first, Take::Empty) => first,
             (_, second) => second,
         }
@@ -327,14 +339,18 @@ impl Log {
     fn take_turn(&mut self, lanes: bool, max: u32, now: Micros) -> Take {
         match lanes {
             true => self.take_lane(),
-            false => self.take_idle(max, now),
+            false => self.take_idle(max, now, Seq::MAX),
         }
     }
 
     /// A held message whose key is free.
     fn take_lane(&mut self) -> Take {
-        let chunks = &self.chunks;
+        let (chunks, cursor) = (&self.chunks, self.cursor);
         let at_hand = |seq: Seq, aside: Option<&Aside>| {
+            if seq >= cursor {
+                // It was held back: others of its key may stand between.
+                return false;
+            }
             aside.is_some_and(|aside| aside.own.is_some()) || {
                 let at = chunks.partition_point(|chunk| chunk.last < seq);
                 chunks.get(at).is_some_and(Chunk::is_resident)
@@ -354,8 +370,8 @@ impl Log {
         self.take_found(found)
     }
 
-    /// What the cursor finds, up to a message whose key is busy.
-    fn take_idle(&mut self, max: u32, now: Micros) -> Take {
+    /// What the cursor finds below `limit`, up to a message whose key is busy.
+    fn take_idle(&mut self, max: u32, now: Micros, limit: Seq) -> Take {
         let mut passed = 0;
         loop {
             let held = self.lanes.as_ref().map_or(0, |lanes| lanes.held());
@@ -363,10 +379,12 @@ impl Log {
             if self.unfinished || held >= lanes::HELD_MAX {
                 return Take::Empty;
             }
-            let found = self.look_in_log(max, true, Seq::MAX);
+            let found = self.look_in_log(max, true, limit);
             let Look::Found { mut piece, .. } = found else {
                 return self.take_found(found);
             };
+            let below = u64::from(piece.count).min(limit - piece.first);
+            piece = piece.slice(0, below as u32);
             if piece.first < self.recovered_handed {
                 let known = self.recovered_handed - piece.first;
                 piece = piece.slice(0, u64::from(piece.count).min(known) as u32);

@@ -233,6 +233,11 @@ impl Parked {
         self.pieces.contains_key(&seq)
     }
 
+    #[cfg(test)]
+    pub fn seqs(&self) -> impl Iterator<Item = Seq> {
+        self.pieces.keys().copied()
+    }
+
     /// What they cost in memory.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -13,6 +13,9 @@ impl Shard {
             ..Cut::default()
         };
         cut.batch.number = number;
+        if std::mem::take(&mut self.rewritten) {
+            keep_newest(&mut cut.batch.waiting);
+        }
         cut.tickets_below = self.ticket_base + self.tickets.len() as u64;
         cut.waiters = std::mem::take(&mut self.waiters);
         cut.sync = std::mem::take(&mut self.wanted);
@@ -209,6 +212,14 @@ impl Shard {
     pub(crate) fn is_urgent(&self) -> bool {
         self.wanted || self.is_behind()
     }
+}
+
+/// Of several rows of one message the last counts.
+fn keep_newest(rows: &mut Vec<WaitingRow>) {
+    let mut known: HashSet<(QueueId, Seq), RandomState> = HashSet::default();
+    rows.reverse();
+    rows.retain(|row| known.insert((row.queue, row.seq)));
+    rows.reverse();
 }
 
 impl Queue {

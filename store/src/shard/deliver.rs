@@ -137,8 +137,7 @@ impl Shard {
             };
             let asked = &queue.arguments;
             let one = asked.message_ttl_ms.is_some()
-                || (asked.counts || asked.work.is_some()) && !queue.log.attempts.is_empty()
-                || !queue.doomed.is_empty();
+                || (asked.counts || asked.work.is_some()) && !queue.log.attempts.is_empty();
             let left = window(consumer).unwrap_or(0);
             let max = if one {
                 1
@@ -169,10 +168,6 @@ impl Shard {
                 Take::Empty => return self.watch(id),
             };
             queue.rate.spend(piece.count);
-            if let Some(reason) = queue.doomed.remove(&piece.first) {
-                self.bury(id, &piece, reason);
-                continue;
-            }
             let (key, tag, no_ack) = (consumer.key, consumer.tag.clone(), consumer.no_ack);
             let handing = Handing {
                 redelivered,
@@ -229,12 +224,14 @@ impl Shard {
             .work
             .as_ref()
             .is_some_and(|work| work.lease_ms.is_none());
+        // What comes back is the message without what this delivery says of its attempts.
+        let own = own.then(|| piece.clone());
         if redelivered && let Some(&returns) = queue.log.attempts.get(&piece.first) {
             if let Some(work) = &asked.work {
-                let own = retry::for_message(work, &piece.block, piece.index(0));
+                let rules = retry::for_message(work, &piece.block, piece.index(0));
                 let failures = queue.failures.get(&piece.first);
                 let failures = failures.map_or(&[][..], Vec::as_slice);
-                piece = numbered(&piece, returns + 1, own.retry_limit, failures);
+                piece = numbered(&piece, returns + 1, rules.retry_limit, failures);
             } else if asked.counts {
                 piece = counted(&piece, returns);
             }
@@ -252,7 +249,6 @@ impl Shard {
             if !tag.is_empty() {
                 channel.in_window += count;
             }
-            let own = own.then(|| piece.clone());
             if let Some(at) = deadline {
                 channel.next_lease = Some(channel.next_lease.map_or(at, |known| known.min(at)));
                 if self.next_lease.is_none_or(|known| at < known) {
@@ -310,35 +306,21 @@ impl Shard {
 
     /// basic.get: one message, with its tag and how many are left.
     pub fn get(&mut self, id: QueueId, key: ChannelKey, no_ack: bool) -> Got {
-        // However many dead ones stand before it.
-        let taken = loop {
-            self.expire(id);
-            let Some(queue) = self.queues.get_mut(&id) else {
-                return Got::Empty;
-            };
-            queue.idle_since = clock::now();
-            if queue.spec.paused || queue.allowed_now() == 0 {
-                return Got::Empty;
-            }
-            let taken = queue.log.take_live(1, Micros::MIN);
-            let Take::Run { piece, .. } = &taken else {
-                break taken;
-            };
-            queue.rate.spend(1);
-            let Some(reason) = queue.doomed.remove(&piece.first) else {
-                break taken;
-            };
-            self.bury(id, piece, reason);
-        };
+        self.expire(id);
         let Some(queue) = self.queues.get_mut(&id) else {
             return Got::Empty;
         };
-        match taken {
+        queue.idle_since = clock::now();
+        if queue.spec.paused || queue.allowed_now() == 0 {
+            return Got::Empty;
+        }
+        match queue.log.take_live(1, Micros::MIN) {
             Take::Run {
                 piece,
                 redelivered,
                 own,
             } => {
+                queue.rate.spend(1);
                 let remaining = u32::try_from(queue.log.ready()).unwrap_or(u32::MAX);
                 let before = self
                     .sessions
@@ -399,6 +381,16 @@ impl Shard {
         }
     }
 
+    /// A segment that was to be read is gone: it was settled meanwhile, or merged.
+    pub(crate) fn not_loaded(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.loading = None;
+            self.read_back.notify_waiters();
+            self.decide(id);
+            self.pump(id);
+        }
+    }
+
     /// A segment was read (or could not be).
     pub(crate) fn loaded(&mut self, id: QueueId, segment: SegmentId, found: ReadBack) {
         let Some(queue) = self.queues.get_mut(&id) else {
@@ -420,6 +412,7 @@ impl Shard {
             let queue = &queue.spec.name;
             tracing::error!(%queue, segment = segment.0, first, last, lost, "damaged: set aside");
         }
+        self.decide(id);
         self.pump(id);
         if let Some(ahead) = self
             .queues

@@ -41,7 +41,7 @@ impl Shard {
             idle_since: clock::now(),
             spilled: false,
             watched: false,
-            doomed: HashMap::default(),
+            undecided: HashMap::default(),
             delays_for,
             unique,
             durations: None,
@@ -134,8 +134,8 @@ impl Shard {
             return 0;
         };
         let settled = queue.log.purge();
-        queue.doomed.clear();
-        queue.failures.clear();
+        let log = &queue.log;
+        queue.failures.retain(|seq, _| log.has(*seq));
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
         u64::from(settled.count)

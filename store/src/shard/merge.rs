@@ -39,6 +39,8 @@ impl Shard {
         let ids: Vec<SegmentId> = merge.rows.iter().map(|(id, _, _)| *id).collect();
         if pieces.is_some_and(|pieces| queue.log.merge(&ids, pieces)) {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            // What was asked for by the old names will not be found.
+            self.decide(merge.queue);
         } else {
             queue.log.leave_unmerged(&ids);
         }

@@ -194,7 +194,10 @@ impl Shard {
             return;
         };
         let content = run.own.clone().or_else(|| queue.log.content(seq));
-        let Some(work) = queue.work_for(content.as_ref()) else {
+        let Some(content) = content else {
+            return self.leave_undecided(run.queue, seq, Failing::Returned(why));
+        };
+        let Some(work) = queue.work_for(&content) else {
             return;
         };
         let known = queue.log.attempts.get(&seq).copied().unwrap_or(0);
@@ -217,7 +220,6 @@ impl Shard {
             return;
         };
         let returns = queue.log.attempts.get(&seq).copied().unwrap_or(0) + 1;
-        queue.log.attempts.insert(seq, returns);
         let asked = &queue.arguments;
         let too_many = asked.delivery_limit.is_some_and(|limit| returns > limit);
         let delay = asked.delayed_retry.filter(|delays| match why {
@@ -225,21 +227,20 @@ impl Shard {
             Return::Rejected | Return::Lost | Return::Late => delays.failed,
             Return::Left => false,
         });
-        let content = run.own.clone().or_else(|| queue.log.content(seq));
-        match content {
-            Some(piece) if too_many => self.bury(run.queue, &piece, Reason::DeliveryLimit),
-            Some(piece) if delay.is_some() => {
-                let ms = delay.map_or(0, |delays| retry::delayed_ms(&delays, returns));
-                let raw = piece.block.properties(piece.index(0)).to_vec();
-                self.park(run.queue, (seq, &piece), &raw, returns, ms);
-            }
-            _ => {
-                if too_many {
-                    queue.doomed.insert(seq, Reason::DeliveryLimit);
-                }
-                self.put_back_counted(run, seq);
-            }
+        if !too_many && delay.is_none() {
+            queue.log.attempts.insert(seq, returns);
+            return self.put_back_counted(run, seq);
         }
+        let Some(piece) = run.own.clone().or_else(|| queue.log.content(seq)) else {
+            return self.leave_undecided(run.queue, seq, Failing::Returned(why));
+        };
+        queue.log.attempts.insert(seq, returns);
+        if too_many {
+            return self.bury(run.queue, &piece, Reason::DeliveryLimit);
+        }
+        let ms = delay.map_or(0, |delays| retry::delayed_ms(&delays, returns));
+        let raw = piece.block.properties(piece.index(0)).to_vec();
+        self.park(run.queue, (seq, &piece), &raw, returns, ms);
     }
 
     /// Back to its place, and the next commit writes how often that was.
@@ -248,9 +249,28 @@ impl Shard {
             return;
         };
         queue.log.put_back(seq, 1, run.own.clone());
-        if queue.spec.durable {
-            queue.log.record_count(seq);
-            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        if !queue.spec.durable {
+            return;
+        }
+        Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        match &run.own {
+            // It is in a row of its own, which tells its count as well.
+            Some(piece) if queue.log.stragglers.contains(&seq) => {
+                let mut encoder = segment::Encoder::default();
+                encoder.push(&piece.block, piece.index(0), 0, 0);
+                let (index, data) = encoder.finish();
+                let row = WaitingRow {
+                    queue: run.queue,
+                    seq,
+                    due_at: clock::now(),
+                    attempt: queue.log.attempts.get(&seq).copied().unwrap_or(0),
+                    index,
+                    data,
+                };
+                self.pending.waiting.push(row);
+                self.rewritten = true;
+            }
+            _ => queue.log.record_count(seq),
         }
     }
 
@@ -273,23 +293,61 @@ impl Shard {
             match (piece, queue.arguments.work.is_some()) {
                 (Some(piece), true) => self.fail_work(run.queue, &piece, fault, detail),
                 (Some(piece), false) => self.bury(run.queue, &piece, Reason::Rejected),
-                (None, work) => {
-                    // The body is on disk only: it ends when it is read, or on a work queue is
-                    // tried again at once.
-                    if work {
-                        queue.note_failure(seq, fault, detail);
-                    }
-                    let made = queue.log.attempts.get(&seq).copied().unwrap_or(0);
-                    let limit = queue.work_for(None).map(|work| work.retry_limit);
-                    if limit.is_none_or(|limit| made > limit) {
-                        let reason = match work {
-                            true => Reason::DeliveryLimit,
-                            false => Reason::Rejected,
-                        };
-                        queue.doomed.insert(seq, reason);
-                    }
-                    queue.log.put_back(seq, 1, None);
+                (None, _) => {
+                    let failing = Failing::Failed(fault, detail.map(attempt::detail));
+                    self.leave_undecided(run.queue, seq, failing);
                 }
+            }
+        }
+    }
+
+    /// The message's content is on disk only, and with it its own rules: it stays unacked, held by
+    /// nobody, until that is read.
+    fn leave_undecided(&mut self, id: QueueId, seq: Seq, failing: Failing) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        queue.undecided.insert(seq, failing);
+        if let Some(segment) = queue.log.segment_of(seq) {
+            self.want_load(id, segment);
+        }
+    }
+
+    /// Contents may have been read: what failed meets its verdict, as far as they were.
+    pub(super) fn decide(&mut self, id: QueueId) {
+        let queue = self.queues.get(&id);
+        let Some(queue) = queue.filter(|queue| !queue.undecided.is_empty()) else {
+            return;
+        };
+        let mut seqs: Vec<Seq> = queue.undecided.keys().copied().collect();
+        seqs.sort_unstable();
+        for seq in seqs {
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            if !queue.log.has(seq) {
+                // Set aside as damaged.
+                queue.undecided.remove(&seq);
+                self.settle(id, seq, 1);
+                continue;
+            }
+            if queue.log.content(seq).is_none() {
+                if let Some(segment) = queue.log.segment_of(seq) {
+                    self.want_load(id, segment);
+                }
+                continue;
+            }
+            let Some(failing) = queue.undecided.remove(&seq) else {
+                continue;
+            };
+            let run = Unacked {
+                seq,
+                count: 1,
+                ..Unacked::of(id)
+            };
+            match failing {
+                Failing::Returned(why) => self.give_back(&run, seq, 1, why),
+                Failing::Failed(fault, detail) => self.fail(&run, fault, detail.as_deref()),
             }
         }
     }
@@ -305,7 +363,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        let Some(work) = queue.work_for(Some(piece)) else {
+        let Some(work) = queue.work_for(piece) else {
             return;
         };
         let made = queue.note_failure(seq, fault, detail);
@@ -365,7 +423,6 @@ impl Shard {
                 index,
                 data,
             };
-            // It cannot be pending already: it came back from its row, so that was on disk.
             self.pending.waiting.push(row);
         } else {
             let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
@@ -420,13 +477,10 @@ impl Shard {
 }
 
 impl Queue {
-    /// The rules of work for a message; its own headers count where its content is at hand.
-    fn work_for(&self, piece: Option<&Piece>) -> Option<Work> {
+    /// The rules of work for a message, whose own headers count.
+    fn work_for(&self, piece: &Piece) -> Option<Work> {
         let work = self.arguments.work.as_ref()?;
-        Some(match piece {
-            Some(piece) => retry::for_message(work, &piece.block, piece.index(0)),
-            None => work.clone(),
-        })
+        Some(retry::for_message(work, &piece.block, piece.index(0)))
     }
 
     /// One more attempt has failed; answers how many have.
@@ -450,7 +504,7 @@ impl Queue {
     /// What is known of the attempts of a message that ends in a work queue.
     pub(super) fn attempts_of(&self, piece: &Piece) -> Option<Attempts> {
         let failures = self.failures.get(&piece.first).cloned().unwrap_or_default();
-        let retry_limit = self.work_for(Some(piece))?.retry_limit;
+        let retry_limit = self.work_for(piece)?.retry_limit;
         let count = self.log.attempts.get(&piece.first).copied().unwrap_or(0);
         (count > 0).then_some(Attempts {
             count,

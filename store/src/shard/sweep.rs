@@ -88,9 +88,6 @@ impl Shard {
         for &seq in seqs {
             let taken = self.queues.get_mut(&id).and_then(|q| q.log.withdraw(seq));
             if taken.is_some() {
-                if let Some(queue) = self.queues.get_mut(&id) {
-                    queue.doomed.remove(&seq);
-                }
                 self.settle(id, seq, 1);
                 count += 1;
             }
