@@ -25,6 +25,7 @@ pub mod log;
 pub mod model;
 pub mod operator;
 pub mod password;
+mod planted;
 pub mod policy;
 pub mod queue;
 pub mod receive;

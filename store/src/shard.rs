@@ -21,6 +21,7 @@ use crate::error::{Error, Noun, Result};
 use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
 use crate::log::segment;
 use crate::model::*;
+use crate::planted::{Planted, planted};
 use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
 use crate::queue::{Log, Piece, ReadBack, Take};
@@ -431,6 +432,9 @@ impl Shard {
             })
             .collect();
         for (queue, channel, tag) in consumers {
+            if planted(Planted::LostHandsOn) {
+                break;
+            }
             let key = ChannelKey {
                 session: id,
                 channel,
@@ -490,7 +494,11 @@ impl Shard {
         let mut touched = Vec::new();
         for unacked in channel.unacked {
             touched.push(unacked.queue);
-            let why = if lost { Return::Lost } else { Return::Left };
+            let why = match lost {
+                true if !planted(Planted::LostUncounted) => Return::Lost,
+                false if planted(Planted::LeftCounted) => Return::Lost,
+                _ => Return::Left,
+            };
             self.give_back(&unacked, unacked.seq, unacked.count, why);
         }
         touched.extend(channel.consumers.values());

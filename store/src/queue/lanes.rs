@@ -20,6 +20,7 @@ use foldhash::fast::{FixedState, RandomState};
 
 use super::Aside;
 use crate::model::{Micros, Seq};
+use crate::planted::{Planted, planted};
 use crate::topology::arguments::Partition;
 
 /// Messages that may stand behind busy keys before the cursor waits: about 64 MiB of seqs.
@@ -145,7 +146,7 @@ impl Lanes {
         }
         let lane = self.lanes.entry(key).or_default();
         let goes = lane.held.front().is_none_or(|&first| seq < first)
-            && lane.busy < self.partition.concurrency
+            && (lane.busy < self.partition.concurrency || planted(Planted::BusyKeyAdmits))
             && lane.rests_to <= self.now;
         if goes {
             lane.busy += 1;
@@ -243,6 +244,11 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.busy = lane.busy.saturating_sub(1);
         }
+        if planted(Planted::RequeueLosesKey) {
+            self.clear(seq);
+            self.offer(key);
+            return false;
+        }
         self.hold(seq, key, aside);
         true
     }
@@ -253,6 +259,7 @@ impl Lanes {
         match (key, self.partition.skip) {
             (0, _) => {}
             (_, true) => self.leave(key),
+            _ if planted(Planted::BackoffFreesKey) => self.leave(key),
             (_, false) => {
                 self.parked.insert(seq, key);
             }
@@ -261,7 +268,7 @@ impl Lanes {
 
     /// A message with this key waits in a row since before a restart, and blocks its key.
     pub(super) fn parked(&mut self, seq: Seq, key: Key) {
-        if key != 0 && !self.partition.skip {
+        if key != 0 && !self.partition.skip && !planted(Planted::StartFreesKeys) {
             self.lanes.entry(key).or_default().busy += 1;
             self.parked.insert(seq, key);
         }

@@ -21,6 +21,7 @@ use amqp::properties;
 use foldhash::fast::RandomState;
 
 use crate::model::{Micros, SegmentId, Seq};
+use crate::planted::{Planted, planted};
 use crate::topology::arguments::Partition;
 
 mod browse;

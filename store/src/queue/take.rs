@@ -177,6 +177,9 @@ impl Log {
 
     /// How far below the highest a priority stands; nothing stands above the highest.
     fn level(&self, priority: u8) -> u8 {
+        if planted(Planted::PriorityIgnored) {
+            return 0;
+        }
         self.levels - priority.min(self.levels)
     }
 
@@ -208,7 +211,11 @@ impl Log {
         let Some(seq) = aside else {
             return self.look_in_log(max, fenced, Seq::MAX);
         };
-        if seq >= self.cursor {
+        if seq >= self.cursor || planted(Planted::RequeueToTail) {
+            let seq = match planted(Planted::RequeueToTail) {
+                true => Seq::MAX,
+                false => seq,
+            };
             // It was held back: what came before it, and never left, goes first.
             match self.look_in_log(max, fenced, seq) {
                 Look::Empty => {}
@@ -505,7 +512,12 @@ impl Log {
 
     /// A message whose waiting time is over becomes ready at its old place.
     pub fn wake(&mut self, seq: Seq, piece: Piece) {
-        self.leave_waiting(seq);
+        if !planted(Planted::WokenTwice) {
+            self.leave_waiting(seq);
+        }
+        if planted(Planted::AttemptsForgotten) {
+            self.attempts.remove(&seq);
+        }
         let redelivered = self.attempts.contains_key(&seq);
         self.show(seq, piece, redelivered);
     }

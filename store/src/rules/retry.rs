@@ -6,6 +6,7 @@ use amqp::content::{Block, Entry};
 use amqp::field::{self, Table};
 use amqp::properties;
 
+use crate::planted::{Planted, planted};
 use crate::topology::arguments::{DelayedRetry, RETRY_RULES, Work};
 
 /// Headers with which a message asks for retries of its own begin so.
@@ -14,7 +15,8 @@ const OWN: &[u8] = b"x-retry-";
 /// Milliseconds until the next try after `failures` failures; `None`: no more tries.
 /// `chance` in 0..1 spreads the delay.
 pub fn backoff_ms(work: &Work, failures: u32, chance: f64) -> Option<u64> {
-    if failures > work.retry_limit {
+    let more = u32::from(planted(Planted::LimitOffByOne));
+    if failures > work.retry_limit + more {
         return None;
     }
     let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);

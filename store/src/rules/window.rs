@@ -20,6 +20,7 @@ use amqp::{field, properties};
 use sha2::{Digest, Sha256};
 
 use crate::model::Micros;
+use crate::planted::{Planted, planted};
 
 /// The header that holds the key, where a queue names no other; also the argument that names one.
 pub const HEADER: &str = "x-deduplication-header";
@@ -156,6 +157,9 @@ impl Window {
 
     /// Keys that came at this time or before are free again.
     fn over_ms(&self, now_ms: i64) -> i64 {
+        if planted(Planted::WindowNeverEnds) {
+            return i64::MIN;
+        }
         now_ms - self.asked.span_ms.cast_signed()
     }
 

@@ -28,6 +28,9 @@ impl Shard {
             Self::save(&mut cut, &mut self.last_segment, queue, false);
             let rows = &mut cut.batch.settled;
             queue.log.settled_rows(|segment, bits| {
+                if planted(Planted::SettledUnwritten) {
+                    return;
+                }
                 rows.push(SettledRow {
                     segment,
                     queue: id,
@@ -53,10 +56,11 @@ impl Shard {
             queue.log.handed_pending = handed;
             let (head, next) = (queue.log.head(), queue.log.next_seq());
             cut.heads.push((id, handed, head));
+            let unwritten = planted(Planted::HandedUnwritten);
             cut.batch.heads.push(HeadRow {
                 queue: id,
                 head,
-                handed,
+                handed: if unwritten { 0 } else { handed },
                 next,
             });
         }

@@ -30,6 +30,9 @@ impl Shard {
             return;
         };
         queue.failures.remove(&piece.first);
+        if planted(Planted::DeadUnsettled) {
+            return;
+        }
         let settled = queue.log.settle(piece.first, 1);
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         if !lives_on {
@@ -118,6 +121,7 @@ impl Shard {
         let index = piece.index(0);
         let queue = self.queues.get(&id)?;
         let attempts = queue.attempts_of(piece);
+        let attempts = attempts.filter(|_| !planted(Planted::RecordForgotten));
         let name = queue.spec.name.clone();
         let vhost = queue.spec.vhost.clone();
         let old = piece.block.address(index);

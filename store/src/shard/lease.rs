@@ -142,6 +142,17 @@ impl Shard {
                     let over = run.deadline.is_some_and(|deadline| deadline <= now);
                     let queue = self.queues.get(&run.queue).filter(|_| over);
                     match queue.map(|queue| run.leased || queue.arguments.work.is_some()) {
+                        Some(true) if planted(Planted::LateAckSettles) => {
+                            run.deadline = None;
+                            let next = Unacked {
+                                first: run.first,
+                                count: run.count,
+                                seq: run.seq,
+                                own: run.own.clone(),
+                                ..run.empty()
+                            };
+                            ended.push((key, next));
+                        }
                         Some(true) => {
                             slot.late.push(run);
                             ended.extend(slot.unacked.remove(at).map(|run| (key, run)));
@@ -167,7 +178,11 @@ impl Shard {
         }
         for (key, run) in ended {
             self.counters.leases_ended += u64::from(run.count);
-            self.give_back(&run, run.seq, run.count, Return::Late);
+            let why = match planted(Planted::LeaseEndUncounted) {
+                true => Return::Left,
+                false => Return::Late,
+            };
+            self.give_back(&run, run.seq, run.count, why);
             self.credit(key, &run);
             self.pump(run.queue);
         }
@@ -269,8 +284,10 @@ impl Shard {
         let at = |list: &VecDeque<Unacked>| list.partition_point(|run| run.first < tag);
         let mut one = settle::take_tags(&mut channel.unacked, tag, 1).pop()?;
         let until = later(now, ms.unwrap_or(one.patience_ms));
-        one.deadline = one.deadline.map(|known| known.max(until));
-        let deadline = one.deadline;
+        let deadline = one.deadline.map(|known| known.max(until));
+        if !planted(Planted::ExtendForgotten) {
+            one.deadline = deadline;
+        }
         let at = at(&channel.unacked);
         channel.unacked.insert(at, one);
         deadline

@@ -50,7 +50,9 @@ impl Shard {
                 self.refuse(channel, confirm, count);
                 0
             }
-            Some(channel) if saved > 0 => self.claim(channel, (confirm, count), saved * count),
+            Some(channel) if saved > 0 && !planted(Planted::ConfirmedEarly) => {
+                self.claim(channel, (confirm, count), saved * count)
+            }
             Some(_) => {
                 self.confirm_now(key, confirm, count, false);
                 0

@@ -254,6 +254,8 @@ impl Shard {
         }
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         match &run.own {
+            _ if planted(Planted::CountUnwritten) && run.own.is_none() => {}
+            _ if planted(Planted::RowUnwritten) && run.own.is_some() => {}
             // It is in a row of its own, which tells its count as well.
             Some(piece) if queue.log.stragglers.contains(&seq) => {
                 let mut encoder = segment::Encoder::default();
@@ -466,7 +468,7 @@ impl Shard {
         // The row of an earlier failure, while that of the newest one is still under way.
         let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
         match queue.log.waiting.due_of(row.seq).filter(|_| !old) {
-            Some(due) if queue.log.waiting.is_told(due) => {
+            Some(due) if queue.log.waiting.is_told(due) || planted(Planted::WokenEarly) => {
                 self.wake(row.queue, row.seq, piece);
                 self.pump(row.queue);
             }

@@ -118,7 +118,7 @@ impl Shard {
         };
         if queue.spec.paused != paused {
             queue.spec.paused = paused;
-            if queue.spec.durable {
+            if queue.spec.durable && !planted(Planted::PauseUnwritten) {
                 let spec = queue.spec.clone();
                 self.pending
                     .definitions
@@ -195,7 +195,9 @@ impl Shard {
 
     pub(crate) fn put_redrive(&mut self, row: RedriveRow) {
         self.pending.redrives.retain(|known| known.id != row.id);
-        self.pending.redrives.push(row.clone());
+        if !planted(Planted::RedriveUnwritten) || row.next == 0 {
+            self.pending.redrives.push(row.clone());
+        }
         self.redrives.insert(row.id.clone(), row);
         self.writer.notify_one();
     }

@@ -112,6 +112,12 @@ impl Shard {
                 .filter(|_| !is_call)
                 .and_then(|window| Some((key?, window)));
             let verdict = match key {
+                Some((key, window)) if full && planted(Planted::WindowTakesRefused) => {
+                    match window.admit(&key, now) {
+                        Verdict::New => Verdict::Full,
+                        known => known,
+                    }
+                }
                 Some((key, window)) if full && !window.is_known(&key, now) => Verdict::Full,
                 Some((key, window)) => window.admit(&key, now),
                 None if full => Verdict::Full,
@@ -153,7 +159,8 @@ impl Shard {
         if judged.durable {
             // Not at once when a consumer is done with it: its key must be on disk.
             self.append_all(&judged.into, None, block, (first, count), 0);
-            return self.confirm_now(channel, confirm, count, true);
+            let early = planted(Planted::DuplicateConfirmed) && judged.into.is_empty();
+            return self.confirm_now(channel, confirm, count, !early);
         }
         match judged.into[..] {
             [] => self.confirm_now(channel, confirm, count, false),
@@ -233,7 +240,8 @@ impl Queue {
         if let Some(until) = window.take_drop(clock::now()) {
             batch.dropped_deduplication.push((id, until));
         }
-        if let Some((newest_ms, entries)) = window.take_fresh() {
+        let fresh = window.take_fresh();
+        if let Some((newest_ms, entries)) = fresh.filter(|_| !planted(Planted::WindowUnwritten)) {
             batch.deduplication.push(DeduplicationRow {
                 queue: id,
                 newest_ms,

@@ -297,7 +297,7 @@ impl World {
     /// A settlement of what is over changes nothing; of what was settled, it is an error.
     pub(super) fn be_late(&mut self, nth: usize, word: Word) -> Outcome {
         let ended = self.over.len();
-        let known = nth % 4 > 0 && ended > 0;
+        let known = !nth.is_multiple_of(4) && ended > 0;
         let list = if known {
             &mut self.over
         } else {
@@ -356,6 +356,17 @@ impl World {
                 self.done.push(holder);
             }
         }
+    }
+
+    pub(super) fn close_session(&mut self, session: usize, lost: bool) {
+        for nth in 0..CHANNELS {
+            let key = self.channel(nth);
+            if key.session == self.sessions[session] {
+                self.forget_channel(key, lost);
+            }
+        }
+        self.shard.close_session(self.sessions[session], lost);
+        self.open_session(session);
     }
 
     pub(super) fn forget_channel(&mut self, key: ChannelKey, lost: bool) {

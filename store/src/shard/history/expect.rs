@@ -29,6 +29,9 @@ pub(super) enum Heard {
     },
 }
 
+/// Each delivery with its end, as the channels say.
+type Held = BTreeMap<Spot, (Holder, Option<Micros>)>;
+
 impl World {
     /// Takes what lies in the outboxes.
     pub(super) fn listen(&mut self) {
@@ -350,80 +353,51 @@ impl World {
     pub(super) fn compare(&mut self) -> Outcome {
         self.find_queues();
         let mut held = self.unacked()?;
-        let now = self.now();
-        for queue in 0..COUNT {
-            let Some(id) = self.ids[queue] else {
-                continue;
-            };
-            let name = RULES[queue].name;
-            let known = &self.shard.queues[&id];
-            let log = &known.log;
-            let row = |segment| self.row(log, segment).into_iter().collect::<HashSet<Seq>>();
-            let stands = log
-                .stands(row)
-                .map_err(|fault| format!("I1: {name}: {fault}"))?;
-            if let Some(seq) = known.failures.keys().find(|seq| !stands.contains_key(seq)) {
-                return Err(format!("{name}: failures of {seq}, which is settled"));
-            }
-            if known.spec.paused != self.model.paused[queue] {
-                return Err(format!("{name}: paused is {}", known.spec.paused));
-            }
-            let places: Vec<(Seq, Place, Option<u32>, Option<Micros>)> = stands
-                .keys()
-                .map(|&seq| {
-                    let copy = self.model.copies.get(&(queue, seq));
-                    let place = copy.map(|copy| copy.place);
-                    let attempts = log.attempts.get(&seq).copied();
-                    place
-                        .map(|place| (seq, place, attempts, log.waiting.due_of(seq)))
-                        .ok_or(seq)
-                })
-                .collect::<std::result::Result<_, _>>()
-                .map_err(|seq| format!("I1: {seq} of {name} is back or was never there"))?;
-            let span = (queue, 0)..=(queue, Seq::MAX);
-            let gone = self
-                .model
-                .copies
-                .range(span)
-                .find(|((_, seq), _)| !stands.contains_key(seq));
-            if let Some(((_, seq), copy)) = gone {
-                return Err(format!("I1: {seq} of {name} is lost: {copy:?}"));
-            }
-            for (seq, place, attempts, due) in places {
-                let told = |fault: String| format!("{seq} of {name}: {fault}");
-                let copy = self
-                    .model
-                    .copies
-                    .get_mut(&(queue, seq))
-                    .expect("it was there");
-                if attempts.unwrap_or(0) != copy.failures {
-                    let failures = copy.failures;
-                    return Err(told(format!("I5: {attempts:?} attempts, not {failures}")));
-                }
-                copy.place = agree(stands[&seq], place, due, now).map_err(told)?;
-                let out = held.remove(&(queue, seq));
-                match (copy.place, out) {
-                    (Place::Out { holder, until, .. }, Some((by, deadline))) => {
-                        let measured = RULES[queue].retry.is_some_and(|r| r.lease_ms.is_none());
-                        if holder != by || deadline != until && !measured {
-                            let known = format!("{by:?} until {deadline:?}");
-                            return Err(told(format!("I3: {place:?}, but held by {known}")));
-                        }
-                    }
-                    (Place::Out { .. }, None) => {
-                        return Err(told(format!("I3: {place:?}, but nobody holds it")));
-                    }
-                    (_, Some((by, _))) => {
-                        return Err(told(format!("I3: {place:?}, but held by {by:?}")));
-                    }
-                    (_, None) => {}
-                }
+        for (queue, rule) in RULES.iter().enumerate() {
+            if let Some(id) = self.ids[queue] {
+                let compared = self.compare_queue(queue, id, &mut held);
+                compared.map_err(|fault| format!("{}: {fault}", rule.name))?;
             }
         }
         match held.first_key_value() {
             Some((spot, by)) => Err(format!("I3: {spot:?} is gone, but held by {by:?}")),
             None => self.compare_redrives(),
         }
+    }
+
+    fn compare_queue(&mut self, queue: usize, id: QueueId, held: &mut Held) -> Outcome {
+        let known = &self.shard.queues[&id];
+        let log = &known.log;
+        let row = |segment| self.row(log, segment).into_iter().collect::<HashSet<Seq>>();
+        let stands = log.stands(row).map_err(|fault| format!("I1: {fault}"))?;
+        if let Some(seq) = known.failures.keys().find(|seq| !stands.contains_key(seq)) {
+            return Err(format!("failures of {seq}, which is settled"));
+        }
+        if known.spec.paused != self.model.paused[queue] {
+            return Err(format!("paused is {}", known.spec.paused));
+        }
+        let here = self.model.copies.range((queue, 0)..=(queue, Seq::MAX));
+        let mut gone = here.filter(|((_, seq), _)| !stands.contains_key(seq));
+        if let Some(((_, seq), copy)) = gone.next() {
+            return Err(format!("I1: {seq} is lost: {copy:?}"));
+        }
+        let now = clock::now();
+        for (seq, stand) in stands {
+            let told = |fault: String| format!("{seq}: {fault}");
+            let Some(copy) = self.model.copies.get_mut(&(queue, seq)) else {
+                return Err(format!("I1: {seq} is back or was never there"));
+            };
+            let attempts = log.attempts.get(&seq).copied().unwrap_or(0);
+            if attempts != copy.failures {
+                let failures = copy.failures;
+                return Err(told(format!("I5: {attempts} attempts, not {failures}")));
+            }
+            let due = log.waiting.due_of(seq);
+            copy.place = agree(stand, copy.place, due, now).map_err(told)?;
+            let by = held.remove(&(queue, seq));
+            is_held_by(queue, copy.place, by).map_err(told)?;
+        }
+        Ok(())
     }
 
     fn compare_redrives(&self) -> Outcome {
@@ -441,7 +415,7 @@ impl World {
     }
 
     /// Who holds what, and until when, as the channels say.
-    fn unacked(&self) -> Outcome<BTreeMap<Spot, (Holder, Option<Micros>)>> {
+    fn unacked(&self) -> Outcome<Held> {
         let mut out = BTreeMap::new();
         for (&session, slot) in &self.shard.sessions {
             for (&channel, slot) in &slot.channels {
@@ -503,6 +477,21 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// Who holds a message, against who must.
+fn is_held_by(queue: usize, place: Place, by: Option<(Holder, Option<Micros>)>) -> Outcome {
+    let measured = RULES[queue].retry.is_some_and(|r| r.lease_ms.is_none());
+    match (place, by) {
+        (Place::Out { holder, until, .. }, Some((by, deadline)))
+            if holder == by && (deadline == until || measured) =>
+        {
+            Ok(())
+        }
+        (Place::Out { .. }, None) => Err(format!("I3: {place:?}, but nobody holds it")),
+        (_, Some(by)) => Err(format!("I3: {place:?}, but held by {by:?}")),
+        (_, None) => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ mod model;
 mod node;
 mod op;
 mod operators;
+mod planted_tests;
 mod rules;
 mod world;
 

@@ -112,7 +112,8 @@ pub(super) enum Op {
     Commit,
     /// All is written, read and woken that can be.
     Rest,
-    /// `arrived`: the commit under way reached the disk. `power`: what no commit waited for did not.
+    /// `arrived`: the commit under way reached the disk. `power`: what no commit waited for did
+    /// not.
     Crash {
         arrived: bool,
         power: bool,

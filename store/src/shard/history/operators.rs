@@ -9,6 +9,14 @@ use super::*;
 use crate::rules::filter::Filter;
 
 impl World {
+    /// Stops a queue, or lets it go on.
+    pub(super) fn pause(&mut self, queue: usize) {
+        if let Some(id) = self.ids[queue] {
+            self.model.paused[queue] = !self.model.paused[queue];
+            self.shard.set_paused(id, self.model.paused[queue]);
+        }
+    }
+
     pub(super) fn redrive(&mut self, queue: usize) {
         let running = |known: &Redrive| known.runs && known.queue == queue;
         let Some(id) = self.ids[queue] else {

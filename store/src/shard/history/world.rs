@@ -244,24 +244,10 @@ impl World {
                 self.shard.close_channel(key, lost);
                 self.shard.open_channel(key);
             }
-            Op::CloseSession { session, lost } => {
-                for nth in 0..CHANNELS {
-                    let key = self.channel(nth);
-                    if key.session == self.sessions[session] {
-                        self.forget_channel(key, lost);
-                    }
-                }
-                self.shard.close_session(self.sessions[session], lost);
-                self.open_session(session);
-            }
+            Op::CloseSession { session, lost } => self.close_session(session, lost),
             Op::Pass { ms } => self.time.pass(ms.cast_signed() * 1000),
             Op::Tick => self.tick(),
-            Op::Pause { queue } => {
-                if let Some(id) = self.ids[queue] {
-                    self.model.paused[queue] = !self.model.paused[queue];
-                    self.shard.set_paused(id, self.model.paused[queue]);
-                }
-            }
+            Op::Pause { queue } => self.pause(queue),
             Op::Redrive { queue } => self.redrive(queue),
             Op::RedriveStep { nth, most } => self.redrive_step(nth, most)?,
             Op::Remove { nth } => self.remove(nth),
