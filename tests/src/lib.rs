@@ -6,6 +6,7 @@
 
 pub mod conversation;
 pub mod crash;
+pub mod history;
 pub mod leveret;
 pub mod rabbitmq;
 pub mod server;

@@ -39,7 +39,7 @@ enum Part {
     Clients,
     /// The fast ones of the suites that other clients bring along.
     Suites,
-    /// Load, kill -9, restart, check.
+    /// Load, kill -9, restart, check; the rules of work under the same.
     Crash,
     /// A disk that lies or is full.
     Faults,
@@ -96,6 +96,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Conversation, "operators", "operator", &[])?;
     let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
+    program(
+        Part::Crash,
+        "histories of the rules of work",
+        "history",
+        &[],
+    )?;
     program(Part::Faults, "disk faults", "faults", &[])?;
     program(Part::Network, "network", "network", &[])?;
     program(Part::Network, "floods", "flood", &[])?;
