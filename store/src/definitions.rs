@@ -235,6 +235,14 @@ impl Shard {
                 format!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'");
             return Err(failed(Noun::Queue, name, detail));
         }
+        if (!ask.durable || ask.exclusive)
+            && let Some((argument, reason)) = arguments.refused_retention()
+        {
+            let name = &ask.name;
+            let detail =
+                format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {reason}");
+            return Err(failed(Noun::Queue, name, detail));
+        }
         self.last_queue += 1;
         let spec = QueueSpec {
             id: QueueId(self.last_queue),

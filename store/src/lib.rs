@@ -29,6 +29,7 @@ mod planted;
 pub mod policy;
 pub mod queue;
 pub mod receive;
+pub mod replay;
 pub mod rules;
 pub mod shard;
 pub mod sql;
@@ -42,6 +43,7 @@ use shard::merge::Merge;
 use shard::time::NextTick;
 use shard::{Run, Shard};
 use topology::Exchange;
+use topology::arguments::Retention;
 
 /// Bodies kept in memory beyond what is needed at once, bytes.
 const MEMORY_BUDGET: u64 = 64 << 20;
@@ -108,6 +110,8 @@ pub struct QueueStats {
     pub lease_ms: Option<u64>,
     /// Duplicates that were dropped since the start.
     pub deduplicated: u64,
+    /// What is kept of its settled messages, where something is to be.
+    pub retained: Option<replay::Kept>,
 }
 
 /// A look at everything, for metrics.
@@ -429,6 +433,10 @@ impl Store {
             dead_letter: queue.spec.name.ends_with(".dlq"),
             lease_ms: queue.lease_ms(),
             deduplicated: queue.deduplicated,
+            retained: queue.log.retained.as_ref().map(|retained| replay::Kept {
+                messages: retained.messages(),
+                bytes: retained.bytes(),
+            }),
         });
         Stats {
             queues: queues.collect(),
@@ -442,6 +450,11 @@ impl Store {
             resident_bytes: shard.queues.values().map(|queue| queue.log.resident).sum(),
             alarms: shard.alarms(),
         }
+    }
+
+    /// Settled messages that were kept long enough go; called about once a second.
+    pub fn end_retention(&self) {
+        self.lock().end_retention();
     }
 
     /// Publishers must wait, or may go on as far as this cause goes.
@@ -527,6 +540,9 @@ async fn recover(
     for segment in image.segments {
         segments.entry(segment.queue).or_default().push(segment);
     }
+    let rows = image.retained.iter();
+    let retained: HashMap<SegmentId, Micros> =
+        rows.map(|row| (row.segment, row.settled_at)).collect();
     for spec in image.queues {
         let id = spec.id;
         let declared = Table::parse(&spec.arguments).unwrap_or_default();
@@ -536,7 +552,10 @@ async fn recover(
             handed: row.handed,
             next: row.next,
         });
-        let headers = segments.remove(&id).unwrap_or_default();
+        let all = segments.remove(&id).unwrap_or_default();
+        let (kept, headers): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|header| retained.contains_key(&header.id));
         let stored = headers.iter().map(|header| Stored {
             id: header.id,
             first: header.first_seq,
@@ -544,9 +563,17 @@ async fn recover(
             count: header.count,
             bytes: header.bytes,
             at: header.first_at,
+            last_at: header.last_at,
             settled: bits.get(&header.id).map(Vec::as_slice),
         });
         let (mut log, partial) = Log::restore(stored, marks, arguments.max_priority);
+        // What is on disk stays there until the queue says that it keeps nothing.
+        let known = (!kept.is_empty()).then(Retention::default);
+        log.retain(arguments.retention.filter(|_| spec.durable).or(known));
+        for header in kept {
+            let settled_at = retained.get(&header.id).copied().unwrap_or_default();
+            log.restore_retained(header.retained(settled_at));
+        }
         for (segment, first, first_at) in partial {
             let found = read(backend, segment, first, first_at).await;
             if let ReadBack::Damaged(_) = found {

@@ -474,10 +474,37 @@ impl RedriveState {
     }
 }
 
-/// A move of messages out of a queue, as far as it is.
+/// Which messages of its source an order means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RedriveKind {
+    /// Those that are ready: they move.
+    #[default]
+    Ready,
+    /// Those that were settled and are kept: they are published again. A replay.
+    Retained,
+}
+
+impl RedriveKind {
+    const ALL: [Self; 2] = [Self::Ready, Self::Retained];
+
+    /// The word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Retained => "retained",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A move of messages out of a queue, or a replay of settled ones, as far as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedriveRow {
     pub id: Arc<str>,
+    pub kind: RedriveKind,
     pub queue: QueueId,
     pub vhost: Arc<str>,
     /// The queue's name.

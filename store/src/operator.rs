@@ -21,6 +21,7 @@ use crate::rules::filter::Filter;
 use crate::rules::rate::Rate;
 use crate::shard::Shard;
 use crate::shard::sweep::Step;
+use crate::topology::arguments::{RETAIN, RETAIN_BYTES};
 use crate::{Store, StoreInner};
 
 /// Messages moved or removed in one step: one commit's worth, and no more memory than that.
@@ -63,16 +64,21 @@ pub struct Page {
     pub next: Option<Seq>,
 }
 
-/// A move to begin.
+/// A move, or a replay of settled messages, to begin.
 #[derive(Clone, Debug, Default)]
 pub struct Redrive {
+    pub kind: RedriveKind,
     pub vhost: String,
     pub source: String,
-    /// `None`: each message to the queue in which it died.
+    /// `None`: each message to the queue in which it died; a replay goes to its own queue.
     pub target: Option<String>,
     pub filter: Filter,
     /// Messages a second.
     pub rate: Option<f64>,
+    /// Messages below are not meant.
+    pub from: Seq,
+    /// Neither are those from here on.
+    pub until: Option<Seq>,
 }
 
 impl Store {
@@ -335,7 +341,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`: source or target is not there. `PreconditionFailed`: they are the same, the rate
-    /// makes no sense, or too many redrives run.
+    /// makes no sense, too many redrives run, or a queue to replay keeps no settled messages.
     pub async fn redrive(&self, ask: Redrive) -> Result<RedriveRow> {
         let row = self.lock().begin_redrive(&ask)?;
         self.on_disk().await?;
@@ -444,9 +450,26 @@ impl Shard {
             detail,
         };
         let source = self.queue(0, &ask.vhost, &ask.source)?;
-        if let Some(target) = &ask.target
-            && self.queue(0, &ask.vhost, target)? == source
+        let target = match &ask.target {
+            Some(target) => Some(self.queue(0, &ask.vhost, target)?),
+            None => None,
+        };
+        let replays = ask.kind == RedriveKind::Retained;
+        let known = self.queues.get(&source);
+        let end = known.map_or(0, |queue| queue.log.next_seq());
+        if replays && known.is_none_or(|queue| queue.log.retained.is_none()) {
+            let (source, vhost) = (&ask.source, &ask.vhost);
+            let detail = format!(
+                "queue '{source}' in vhost '{vhost}' keeps no settled messages: it has neither \
+                 '{RETAIN}' nor '{RETAIN_BYTES}'"
+            );
+            return Err(refused(detail));
+        }
+        if let Some(name) = &ask.target
+            && target == Some(source)
+            && !replays
         {
+            let target = name;
             let detail = format!("the messages of queue '{target}' are in queue '{target}'");
             return Err(refused(detail));
         }
@@ -462,16 +485,18 @@ impl Shard {
         if self.redrives.values().filter(running).count() >= REDRIVES_MAX {
             return Err(refused(format!("{REDRIVES_MAX} redrives run already")));
         }
+        let target = ask.target.as_ref().or(replays.then_some(&ask.source));
         let row = RedriveRow {
             id: JobId(clock::new_id()).to_string().into(),
+            kind: ask.kind,
             queue: source,
             vhost: ask.vhost.as_str().into(),
             source: ask.source.as_str().into(),
-            target: ask.target.as_deref().map(Arc::from),
+            target: target.map(|name| name.as_str().into()),
             filter: ask.filter.encode(),
             rate: ask.rate,
-            until: self.queues.get(&source).map_or(0, |q| q.log.next_seq()),
-            next: 0,
+            until: ask.until.map_or(end, |until| until.min(end)),
+            next: ask.from,
             moved: 0,
             skipped: 0,
             state: RedriveState::Running,
@@ -501,7 +526,7 @@ impl Shard {
 
 #[cfg(test)]
 #[path = "operator_tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 /// Messages a second, at least and at most.
 const RATE_MIN: f64 = 0.001;
@@ -517,15 +542,20 @@ fn listen(read_back: &Arc<Notify>) -> impl Future<Output = ()> + use<> {
 /// Moves messages step by step until the redrive ends.
 async fn run(store: Arc<StoreInner>, id: Arc<str>) {
     let mut rate = Rate::default();
+    // The segment that a replay is at.
+    let mut segment = None;
     let read_back = store.lock().read_back.clone();
     while !store.is_stopping() {
         let read = listen(&read_back);
         let step = {
             let mut shard = store.lock();
-            let limit = shard.redrives.get(&id).and_then(|row| row.rate);
+            let row = shard.redrives.get(&id);
+            let limit = row.and_then(|row| row.rate);
+            let replays = row.is_some_and(|row| row.kind == RedriveKind::Retained);
             let allowed = limit.map(|limit| rate.allowed(limit, clock::now()));
             match allowed.unwrap_or(STEP).min(STEP) {
                 0 => Step::Moved(0),
+                most if replays => shard.replay_step(&id, most, segment.as_ref()),
                 most => shard.redrive_step(&id, most),
             }
         };
@@ -546,6 +576,14 @@ async fn run(store: Arc<StoreInner>, id: Arc<str>) {
             }
             Step::Loading => {
                 let _ = tokio::time::timeout(READ_WITHIN, read).await;
+            }
+            Step::Read(entry) => {
+                let source = store.lock().redrives.get(&id).map(|row| row.queue);
+                let Some(source) = source else { return };
+                segment = match store.read_retained(source, &entry).await {
+                    Ok(segment) => segment,
+                    Err(_) => return,
+                };
             }
             Step::Full => tokio::time::sleep(PAUSE).await,
             Step::Ended => {

@@ -10,13 +10,13 @@ use crate::queue::consumers::ChannelKey;
 use crate::shard::{Got, Run};
 use crate::sql::memory::Memory;
 
-struct World {
-    store: Store,
-    memory: Arc<Memory>,
-    key: ChannelKey,
+pub(crate) struct World {
+    pub(crate) store: Store,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) key: ChannelKey,
 }
 
-async fn world(memory: Memory) -> World {
+pub(crate) async fn world(memory: Memory) -> World {
     let memory = Arc::new(memory);
     let store = Store::open(memory.clone(), Options::default());
     let store = store.await.expect("a start");
@@ -32,7 +32,7 @@ async fn world(memory: Memory) -> World {
 }
 
 impl World {
-    fn declare(&self, name: &str, arguments: &[(&str, Value)]) {
+    pub(crate) fn declare(&self, name: &str, arguments: &[(&str, Value)]) {
         let mut table = Table::default();
         for (key, value) in arguments {
             table.insert(key, value.clone());
@@ -48,7 +48,7 @@ impl World {
         declared.expect("declared");
     }
 
-    async fn publish(&self, queue: &str, ids: std::ops::Range<u32>) {
+    pub(crate) async fn publish(&self, queue: &str, ids: std::ops::Range<u32>) {
         for id in ids {
             let mut headers = Table::default();
             headers.insert("even", Value::Bool(id % 2 == 0));
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Ids in the queue, taken for good.
-    async fn drain(&self, queue: &str) -> Vec<(u32, Properties)> {
+    pub(crate) async fn drain(&self, queue: &str) -> Vec<(u32, Properties)> {
         let mut out = Vec::new();
         loop {
             let got = {
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    fn kill_one(&self, queue: &str) -> bool {
+    pub(crate) fn kill_one(&self, queue: &str) -> bool {
         let mut shard = self.store.lock();
         let id = shard.queue(0, "/", queue).expect("a queue");
         let Got::Message { tag, .. } = shard.get(id, self.key, false) else {
@@ -96,7 +96,7 @@ impl World {
         shard.nack(self.key, tag, false, false)
     }
 
-    async fn kill(&self, queue: &str, count: usize) {
+    pub(crate) async fn kill(&self, queue: &str, count: usize) {
         for _ in 0..count {
             while !self.kill_one(queue) {
                 self.store.on_disk().await.expect("on disk");
@@ -106,7 +106,7 @@ impl World {
         self.store.on_disk().await.expect("on disk");
     }
 
-    async fn ended(&self, id: &str) -> RedriveRow {
+    pub(crate) async fn ended(&self, id: &str) -> RedriveRow {
         loop {
             let row = self.store.redrive_of(id).expect("known");
             if row.state != RedriveState::Running {
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    async fn peek(&self, queue: &str, filter: &Filter) -> Vec<u32> {
+    pub(crate) async fn peek(&self, queue: &str, filter: &Filter) -> Vec<u32> {
         let page = self.store.peek(("/", queue), Which::Ready, filter, 0, 1000);
         let page = page.await.expect("a page");
         assert_eq!(page.next, None);
@@ -127,7 +127,7 @@ impl World {
     }
 }
 
-fn read(piece: &Piece) -> (u32, Properties) {
+pub(crate) fn read(piece: &Piece) -> (u32, Properties) {
     let index = piece.index(0);
     let properties = Properties::parse(piece.block.properties(index)).expect("sound");
     let id = properties.message_id.clone().expect("an id");
@@ -136,7 +136,7 @@ fn read(piece: &Piece) -> (u32, Properties) {
     (id.parse().expect("digits"), properties)
 }
 
-fn ids(range: std::ops::Range<u32>) -> Vec<u32> {
+pub(crate) fn ids(range: std::ops::Range<u32>) -> Vec<u32> {
     range.collect()
 }
 

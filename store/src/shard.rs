@@ -18,13 +18,13 @@ use crate::access::directory::Directory;
 use crate::alarms::{Alarms, Cause, Watched};
 use crate::clock;
 use crate::error::{Error, Noun, Result};
-use crate::log::batch::{Batch, HeadRow, JobChange, SettledRow, WaitingRow};
+use crate::log::batch::{Batch, HeadRow, JobChange, KeptRow, RetainedRow, SettledRow, WaitingRow};
 use crate::log::segment;
 use crate::model::*;
 use crate::planted::{Planted, planted};
 use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
-use crate::queue::{Log, Piece, ReadBack, Take};
+use crate::queue::{Log, Piece, ReadBack, Row, Take};
 use crate::rules::attempt::{self, Failure, Fault};
 use crate::rules::dead_letter::{self, Attempts, Reason};
 use crate::rules::lease::Durations;
@@ -53,6 +53,7 @@ pub(crate) mod merge;
 mod pressure;
 mod publish;
 pub mod receive;
+pub(crate) mod replay;
 mod reply;
 mod route;
 mod settle;
@@ -280,6 +281,10 @@ pub(crate) struct Saving {
     pub(crate) settled: Vec<Seq>,
     /// A restart forgets them.
     pub(crate) transient: bool,
+    /// No chunk of the log: segments that are kept become one.
+    pub(crate) retained: bool,
+    /// What was written.
+    pub(crate) row: Row,
 }
 
 /// A message on its way to disk that nobody may see before it is there.

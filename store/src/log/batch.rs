@@ -94,6 +94,25 @@ pub struct SettledRow {
     pub bits: Vec<u8>,
 }
 
+/// A segment whose messages are all settled, and which is kept. Replaces the row before it, and
+/// whatever `SettledRow` there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedRow {
+    pub segment: SegmentId,
+    pub queue: QueueId,
+    /// When the last of its messages was settled.
+    pub settled_at: Micros,
+}
+
+/// A waiting row that becomes a segment of one message, as the message is settled and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptRow {
+    pub segment: SegmentId,
+    pub queue: QueueId,
+    pub seq: Seq,
+    pub settled_at: Micros,
+}
+
 /// A queue's small, hot row; replaces the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadRow {
@@ -184,6 +203,11 @@ pub struct Batch {
     pub settled: Vec<SettledRow>,
     /// Segments whose messages are all settled (or merged elsewhere); their settled rows go too.
     pub dropped_segments: Vec<SegmentId>,
+    pub retained: Vec<RetainedRow>,
+    /// Applied before `dropped_waiting`; what has no waiting row is left out.
+    pub kept_waiting: Vec<KeptRow>,
+    /// Retained segments to forget, after `retained`; missing ones are no error.
+    pub dropped_retained: Vec<SegmentId>,
     /// Segments to copy aside for whoever repairs; missing ones are no error, nor is a second time.
     pub damaged: Vec<SegmentId>,
     pub heads: Vec<HeadRow>,
@@ -209,6 +233,9 @@ impl Batch {
             && self.segments.is_empty()
             && self.settled.is_empty()
             && self.dropped_segments.is_empty()
+            && self.retained.is_empty()
+            && self.kept_waiting.is_empty()
+            && self.dropped_retained.is_empty()
             && self.damaged.is_empty()
             && self.heads.is_empty()
             && self.waiting.is_empty()

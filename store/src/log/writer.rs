@@ -12,7 +12,7 @@ use crate::StoreInner;
 use crate::alarms::Cause;
 use crate::log::batch::{Batch, Committed, HeadRow, SegmentRow};
 use crate::log::segment::Encoder;
-use crate::queue::Piece;
+use crate::queue::{Piece, Row};
 use crate::shard::Cut;
 use crate::sql::CommitError;
 
@@ -120,15 +120,12 @@ async fn mark(store: &Arc<StoreInner>, number: u64) {
 
 /// Writes the segments of a cut, outside the lock.
 pub(crate) fn encode(cut: &mut Cut) {
-    for saving in &cut.saving {
+    for saving in &mut cut.saving {
+        let settled = &saving.settled;
         let live = |piece: &Piece| {
             let first = piece.first;
-            (0..piece.count).filter(move |o| {
-                saving
-                    .settled
-                    .binary_search(&(first + u64::from(*o)))
-                    .is_err()
-            })
+            (0..piece.count)
+                .filter(move |o| settled.binary_search(&(first + u64::from(*o))).is_err())
         };
         let Some(first_piece) = saving.pieces.first() else {
             continue;
@@ -149,13 +146,18 @@ pub(crate) fn encode(cut: &mut Cut) {
                 let delta = u32::try_from(seq - base_seq).unwrap_or(u32::MAX);
                 encoder.push(&piece.block, piece.index(offset), delta, at_ms);
                 last_seq = seq;
-                last_at = piece.at;
+                last_at = last_at.max(piece.at);
             }
         }
         let (count, bytes) = (encoder.count(), encoder.bytes());
         if count == 0 {
             continue;
         }
+        saving.row = Row {
+            count,
+            bytes,
+            last_at,
+        };
         let (index, data) = encoder.finish();
         cut.batch.segments.push(SegmentRow {
             id: saving.id,

@@ -95,6 +95,7 @@ const KEYS: &[(&str, Form)] = &[
     ("queue-version", Form::Number(1)),
     ("rate-limit", Form::Float),
     ("retain", Form::Number(0)),
+    ("retain-bytes", Form::Number(0)),
     ("retry-delay", Form::Number(0)),
     ("retry-jitter", Form::Float),
     ("retry-limit", Form::Number(0)),
@@ -137,11 +138,12 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
 }
 
 /// Keys that RabbitMQ does not have, by their beginnings.
-const OWN: [&str; 5] = [
+const OWN: [&str; 6] = [
     "deduplication-",
     "lease-",
     "partition-",
     "rate-limit",
+    "retain",
     "retry-",
 ];
 

@@ -19,6 +19,15 @@ pub enum Place {
     Saved(SegmentId),
 }
 
+/// What a segment row holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row {
+    pub count: u32,
+    /// Body bytes.
+    pub bytes: u64,
+    pub last_at: Micros,
+}
+
 pub struct Chunk {
     pub first: Seq,
     /// Inclusive.
@@ -53,6 +62,8 @@ pub struct Chunk {
     pub stays: bool,
     /// Noted as sparse.
     pub noted: bool,
+    /// What its row holds, once it has one.
+    pub row: Row,
 }
 
 impl Chunk {
@@ -78,6 +89,7 @@ impl Chunk {
             again: false,
             stays: false,
             noted: false,
+            row: Row::default(),
         }
     }
 
@@ -134,12 +146,13 @@ impl Chunk {
             && u64::from(self.live) * u64::from(thrift.sparse_share) < u64::from(self.total)
     }
     /// A segment found on disk; `head` cuts its settled front off.
-    pub fn saved(id: SegmentId, first: Seq, last: Seq, count: u32, bytes: u64, at: Micros) -> Self {
+    pub fn saved(id: SegmentId, (first, last): (Seq, Seq), row: Row, at: Micros) -> Self {
         Self {
             last,
-            live: count,
-            total: count,
-            bytes,
+            live: row.count,
+            total: row.count,
+            bytes: row.bytes,
+            row,
             place: Place::Saved(id),
             resident: false,
             persistent: true,
@@ -226,9 +239,11 @@ impl Chunk {
         !self.volatile || self.find(seq).is_none_or(persistent)
     }
 
-    /// True when a commit should take it along; under memory `pressure` also for room alone.
-    pub fn wants_saving(&self, pressure: bool) -> bool {
+    /// True when a commit should take it along; under memory `pressure` also for room alone, and
+    /// where settled messages are `retained` even when no other is left.
+    pub fn wants_saving(&self, pressure: bool, retained: bool) -> bool {
         match self.place {
+            Place::Open | Place::Closed if retained && self.persistent => true,
             Place::Open => self.persistent && self.live > 0,
             Place::Closed => (self.persistent || pressure) && self.live > 0,
             Place::Saving(_) | Place::Saved(_) => false,
@@ -342,6 +357,21 @@ impl Chunk {
         if !std::mem::take(&mut self.unsaved_bits) || self.live == 0 {
             return None;
         }
+        Some(self.settled_bits())
+    }
+
+    /// The same for a row that is written with settled messages in it.
+    pub fn bits_with_row(&mut self) -> Option<Vec<u8>> {
+        self.unsaved_bits = false;
+        (self.done > self.first || self.bits.is_some()).then(|| self.settled_bits())
+    }
+
+    /// True when the chunk has messages that are, or will be, in a row of the store for good.
+    pub fn may_be_retained(&self) -> bool {
+        self.persistent && self.removable
+    }
+
+    fn settled_bits(&self) -> Vec<u8> {
         let count = (self.last - self.first + 1) as usize;
         let mut out = vec![0u8; count.div_ceil(8)];
         for (at, word) in self.bits.iter().flatten().enumerate() {
@@ -354,7 +384,7 @@ impl Chunk {
         if !done.is_multiple_of(8) {
             out[done / 8] |= (1 << (done % 8)) - 1;
         }
-        Some(out)
+        out
     }
 
     /// True when the queue's head alone says what is settled here, given that it is the front.

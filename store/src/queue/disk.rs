@@ -3,6 +3,7 @@
 //! Keeps: a message is either in a row, in a chunk that a commit will take, or need not survive.
 //! In: `Shard::cut` and `committed`, the loader, recovery.
 
+use super::retained::{Changes, Entry};
 use super::*;
 
 /// A segment as found on disk, without its bodies.
@@ -15,6 +16,7 @@ pub struct Stored<'a> {
     /// Body bytes.
     pub bytes: u64,
     pub at: Micros,
+    pub last_at: Micros,
     /// What a row of its own says is settled, one bit per seq from `first`.
     pub settled: Option<&'a [u8]>,
 }
@@ -51,7 +53,13 @@ impl Log {
         for row in stored {
             log.next = log.next.max(row.last + 1);
             let (id, first) = (row.id, row.first);
-            let mut chunk = Chunk::saved(id, first, row.last, row.count, row.bytes, row.at);
+            let (count, bytes, last_at) = (row.count, row.bytes, row.last_at);
+            let content = Row {
+                count,
+                bytes,
+                last_at,
+            };
+            let mut chunk = Chunk::saved(id, (first, row.last), content, row.at);
             log.ready += u64::from(row.count);
             log.ready_bytes += row.bytes;
             if marks.head > first || row.settled.is_some() || levels > 0 {
@@ -92,14 +100,15 @@ impl Log {
         }
         let chunk = &mut self.chunks[at];
         chunk.evict();
-        chunk.noted = chunk.is_sparse(&self.thrift);
+        chunk.noted = chunk.is_sparse(&self.thrift) && self.retained.is_none();
         if chunk.noted {
             self.merge.became_sparse(chunk.first, 0);
         }
         chunk.removable &= removable;
-        if chunk.is_done() {
-            self.dead_segments.extend(chunk.dead_segments());
-            self.chunks.remove(at);
+        if chunk.is_done()
+            && let Some(chunk) = self.chunks.remove(at)
+        {
+            self.retire(&chunk);
         }
     }
 
@@ -107,9 +116,10 @@ impl Log {
     /// only need room. `each` answers the row's id.
     pub fn start_saving(&mut self, pressure: bool, mut each: impl FnMut(&mut Chunk)) {
         let from = if pressure { 0 } else { self.unsaved_from };
+        let retained = self.retained.is_some();
         let at = self.chunks.partition_point(|chunk| chunk.last < from);
         for chunk in self.chunks.range_mut(at..) {
-            if chunk.wants_saving(pressure) {
+            if chunk.wants_saving(pressure, retained) {
                 each(chunk);
             }
         }
@@ -141,13 +151,14 @@ impl Log {
         }
     }
 
-    /// A segment is on disk.
-    pub fn saved(&mut self, id: SegmentId) {
+    /// A segment is on disk, and holds this.
+    pub fn saved(&mut self, id: SegmentId, row: Row) {
         let found = |chunk: &Chunk| chunk.place == Place::Saving(id);
         let Some(at) = self.chunks.iter().position(found) else {
             self.dead_segments.push(id);
             return;
         };
+        self.chunks[at].row = row;
         let freed = self.chunks[at].saved_now();
         self.resident = self.resident.saturating_sub(freed);
         if self.chunks[at].is_done() {
@@ -253,5 +264,109 @@ impl Log {
         self.chunks
             .iter()
             .position(|chunk| chunk.segment() == Some(id))
+    }
+
+    /// A segment that was retained before the start.
+    pub fn restore_retained(&mut self, entry: Entry) {
+        if let Some(retained) = &mut self.retained {
+            retained.restore(entry);
+        }
+    }
+
+    /// Keeps settled messages from now on, or no more.
+    pub fn retain(&mut self, retention: Option<Retention>) {
+        match (&mut self.retained, retention) {
+            (None, None) => {}
+            (Some(retained), Some(limits)) => retained.limit(limits),
+            (None, Some(limits)) => self.retained = Some(Box::new(Retained::new(limits))),
+            (Some(_), None) => {
+                let gone = self.retained.take().map(|retained| *retained);
+                self.unretained
+                    .extend(gone.into_iter().flat_map(Retained::into_segments));
+                // They waited for nothing but their row.
+                for at in (0..self.chunks.len()).rev() {
+                    if self.chunks[at].is_done() && !self.chunks[at].is_saving() {
+                        self.remove_chunk(at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A chunk that has no message left stays until its row is written: that is under way, or its
+    /// messages are retained.
+    pub(super) fn stays(&self, at: usize) -> bool {
+        let chunk = &self.chunks[at];
+        let unsaved = chunk.segment().is_none();
+        chunk.is_saving() || unsaved && self.retained.is_some() && chunk.may_be_retained()
+    }
+
+    /// Nothing of a chunk is left: its row goes, or is retained.
+    pub(super) fn retire(&mut self, chunk: &Chunk) {
+        let row = chunk.segment().filter(|_| chunk.may_be_retained());
+        match (&mut self.retained, row) {
+            (Some(retained), Some(id)) if chunk.row.count > 0 => {
+                retained.add(Entry {
+                    id,
+                    first: chunk.first,
+                    last: chunk.last,
+                    count: chunk.row.count,
+                    bytes: chunk.row.bytes,
+                    first_at: chunk.at,
+                    last_at: chunk.row.last_at,
+                    settled_at: Micros::MAX,
+                });
+                let others = chunk.dead_segments().filter(|other| *other != id);
+                self.dead_segments.extend(others);
+            }
+            _ => self.dead_segments.extend(chunk.dead_segments()),
+        }
+    }
+
+    /// A message that lives in a waiting row is settled. What came out of a segment is retained
+    /// there; what never was in one takes its row along.
+    pub(super) fn end_row(&mut self, seq: Seq, body: u32) {
+        if let Some(retained) = &mut self.retained {
+            let known = retained.touch(seq);
+            if !known && self.chunk_of(seq).is_none() {
+                if let Some(retained) = &mut self.retained {
+                    retained.add_row(seq, body);
+                }
+                return;
+            }
+        }
+        self.dead_rows.push(seq);
+    }
+
+    /// True when a segment was retired since the last commit.
+    pub fn has_retired(&self) -> bool {
+        self.retained.as_ref().is_some_and(|r| r.has_fresh())
+    }
+
+    /// True when the next commit has something to say of what is retained.
+    pub fn retains_anew(&self, now: Micros) -> bool {
+        !self.unretained.is_empty() || self.retained.as_ref().is_some_and(|r| r.has_changes(now))
+    }
+
+    /// What a commit must write of it.
+    pub fn retained_changes(
+        &mut self,
+        now: Micros,
+        number: impl FnMut() -> SegmentId,
+    ) -> Option<Changes> {
+        let mut out = match &mut self.retained {
+            Some(retained) => {
+                let rows = &self.stragglers;
+                let busy = |entry: &Entry| {
+                    rows.iter()
+                        .any(|seq| (entry.first..=entry.last).contains(seq))
+                };
+                retained.take_changes(now, busy, number)
+            }
+            None if self.unretained.is_empty() => return None,
+            None => Changes::default(),
+        };
+        out.dropped.append(&mut self.unretained);
+        Some(out)
     }
 }

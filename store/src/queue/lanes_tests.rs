@@ -207,7 +207,8 @@ impl World {
             rows.insert(id, pieces);
             ids.push(id);
         });
-        ids.into_iter().for_each(|id| self.log.saved(id));
+        ids.into_iter()
+            .for_each(|id| self.log.saved(id, Row::default()));
         self.log.handed = self.log.next_seq();
     }
 

@@ -24,7 +24,8 @@ fn save(log: &mut Log, handed: Seq) -> Vec<(SegmentId, Seq)> {
         chunk.start_saving(id, false);
         rows.push((id, chunk.first));
     });
-    rows.iter().for_each(|(id, _)| log.saved(*id));
+    rows.iter()
+        .for_each(|(id, _)| log.saved(*id, Row::default()));
     log.handed = handed;
     rows
 }
@@ -46,6 +47,7 @@ fn on_disk(first: Seq, last: Seq, count: u32) -> Stored<'static> {
         count,
         bytes: 4,
         at: 0,
+        last_at: 0,
         settled: None,
     }
 }
@@ -164,7 +166,7 @@ fn fill(log: &mut Log, count: u64, rows: &mut BTreeMap<SegmentId, Vec<Piece>>) -
             rows.insert(SegmentId(last), pieces);
             ids.push(SegmentId(last));
         });
-        ids.into_iter().for_each(|id| log.saved(id));
+        ids.into_iter().for_each(|id| log.saved(id, Row::default()));
     };
     for _ in 0..count {
         log.append(piece(1, true));

@@ -125,6 +125,10 @@ impl Log {
         let mut run = Run::default();
         for chunk in self.chunks.range(near.max(known).min(self.chunks.len())..) {
             let joins = chunk.may_merge() && chunk.bytes < thrift.large_bytes;
+            // A retained row must hold whatever seqs it spans.
+            if self.retained.is_some() && run.next.is_some_and(|next| next != chunk.first) {
+                run = Run::default();
+            }
             if !joins || run.bytes + chunk.bytes > thrift.most_bytes {
                 if run.ids.len() >= FULL_RUN.min(thrift.small_count) {
                     return Some(run.ids);
@@ -137,6 +141,7 @@ impl Log {
                 continue;
             }
             let Some(id) = chunk.segment() else { continue };
+            run.next = Some(chunk.last + 1);
             if let Some(ids) = run.add(id, chunk.bytes, thrift) {
                 return Some(ids);
             }
@@ -160,7 +165,9 @@ impl Log {
             .count();
         let all = self.chunks.iter().filter(|chunk| here(chunk)).count();
         let whole = |chunk: &Chunk| chunk.may_merge() && chunk.live_among(&pieces) == chunk.live;
-        if count != all || !self.chunks.range(at..at + count).all(whole) {
+        // What went meanwhile and is retained must not be written again.
+        let gone = self.retained.is_some() && count != ids.len();
+        if count != all || gone || !self.chunks.range(at..at + count).all(whole) {
             return false;
         }
         let old: Vec<Chunk> = self.chunks.drain(at..at + count).collect();
@@ -207,6 +214,8 @@ impl Log {
 struct Run {
     ids: Vec<SegmentId>,
     bytes: u64,
+    /// The seq after its last.
+    next: Option<Seq>,
     /// How many at its end are small.
     small: usize,
     grown: usize,

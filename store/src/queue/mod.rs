@@ -22,7 +22,7 @@ use foldhash::fast::RandomState;
 
 use crate::model::{Micros, SegmentId, Seq};
 use crate::planted::{Planted, planted};
-use crate::topology::arguments::Partition;
+use crate::topology::arguments::{Partition, Retention};
 
 mod browse;
 mod chunk;
@@ -31,6 +31,7 @@ mod counts;
 mod disk;
 mod lanes;
 pub mod merge;
+pub mod retained;
 mod take;
 mod waiting;
 
@@ -44,10 +45,11 @@ mod model_tests;
 pub(crate) mod places;
 
 pub use browse::Browse;
-pub use chunk::{Chunk, Place};
+pub use chunk::{Chunk, Place, Row};
 pub use disk::{Marks, Stored};
 use lanes::Lanes;
 pub use merge::Thrift;
+use retained::Retained;
 pub use waiting::{Parked, Waiting};
 
 /// Body bytes after which a chunk is closed: the largest segment row but for one larger message.
@@ -274,6 +276,10 @@ pub struct Log {
     hint: usize,
     pub thrift: Thrift,
     merge: merge::Progress,
+    /// What is kept of settled messages, where something is.
+    pub retained: Option<Box<Retained>>,
+    /// Segments that were retained, and are no more.
+    pub unretained: Vec<SegmentId>,
 }
 
 impl Log {
@@ -408,6 +414,10 @@ impl Log {
             tickets: Vec::new(),
         };
         let (mut seq, end) = (first, first + u64::from(count));
+        let body = match self.retained {
+            Some(_) => self.out.get(&first).map_or(0, |out| out.body),
+            None => 0,
+        };
         self.forget(seq, end);
         if let Some(lanes) = &mut self.lanes {
             (seq..end).for_each(|seq| lanes.release(seq));
@@ -415,7 +425,7 @@ impl Log {
         // One at a time, and nothing to its chunk: it was settled there when it moved out, which a
         // chunk that was not read since a restart does not know.
         if count == 1 && self.stragglers.remove(&first) {
-            self.dead_rows.push(first);
+            self.end_row(first, body);
             return out;
         }
         while seq < end {
@@ -429,6 +439,10 @@ impl Log {
             if self.chunks[at].is_done() {
                 self.drop_chunk(at);
             }
+        }
+        if self.retained.is_some() {
+            // It will be written all the same, and its publisher hears of it then.
+            out.tickets.clear();
         }
         out
     }
@@ -450,7 +464,8 @@ impl Log {
         if !known && chunk.unsaved_bits {
             self.touched.push(chunk.first);
         }
-        if !chunk.noted && chunk.may_merge() && chunk.is_sparse(&self.thrift) {
+        let noted = chunk.noted || self.retained.is_some();
+        if !noted && chunk.may_merge() && chunk.is_sparse(&self.thrift) {
             chunk.noted = true;
             self.merge
                 .became_sparse(chunk.first, self.thrift.sparse_age);
@@ -469,7 +484,7 @@ impl Log {
 
     fn drop_chunk(&mut self, at: usize) {
         // The open chunk and one under way to disk stay until they are saved.
-        if self.chunks[at].is_saving() {
+        if self.stays(at) {
             return;
         }
         if at == 0 || !self.chunks[at].is_open() {
@@ -479,6 +494,7 @@ impl Log {
             .chunks
             .front()
             .is_some_and(|front| front.is_open() && front.is_done())
+            && !self.stays(0)
         {
             self.remove_chunk(0);
         }
@@ -488,7 +504,7 @@ impl Log {
         if let Some(chunk) = self.chunks.remove(at) {
             self.merge.chunk_gone();
             self.resident = self.resident.saturating_sub(chunk.resident_bytes());
-            self.dead_segments.extend(chunk.dead_segments());
+            self.retire(&chunk);
             self.hint = self.hint.saturating_sub(usize::from(at <= self.hint));
         }
     }
@@ -550,9 +566,12 @@ impl Log {
         for at in (first..self.chunks.len()).rev() {
             let (start, end) = (from.max(self.chunks[at].first), self.chunks[at].last + 1);
             self.settle_in(at, start, end, &mut out.tickets);
-            if self.chunks[at].is_done() && !self.chunks[at].is_saving() {
+            if self.chunks[at].is_done() && !self.stays(at) {
                 self.remove_chunk(at);
             }
+        }
+        if self.retained.is_some() {
+            out.tickets.clear();
         }
         self.ready = 0;
         self.ready_bytes = 0;

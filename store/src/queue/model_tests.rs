@@ -580,7 +580,7 @@ impl World {
         };
         Self::store(&mut self.disk, &commit);
         for id in &commit.saving {
-            self.log.saved(*id);
+            self.log.saved(*id, crate::queue::Row::default());
         }
         self.log.handed = self.log.handed.max(commit.marks.handed);
         for (message, then) in self.model.iter_mut().zip(&commit.model) {
@@ -630,6 +630,7 @@ impl World {
             count: row.messages.len() as u32,
             bytes: row.messages.len() as u64 * 8,
             at: 0,
+            last_at: 0,
             settled: self.disk.bits.get(id).map(Vec::as_slice),
         });
         let (log, partial) = Log::restore(stored, self.disk.marks, self.levels);

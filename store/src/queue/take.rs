@@ -148,7 +148,7 @@ impl Log {
         if let Some(total) = &mut self.ready_body {
             *total = total.saturating_sub(piece.body_bytes());
         }
-        self.note_out(&piece);
+        self.note_out(&piece, own);
         self.ready -= n;
         self.unacked += n;
         if self.ready == 0 {
@@ -161,8 +161,9 @@ impl Log {
         }
     }
 
-    fn note_out(&mut self, piece: &Piece) {
-        if self.levels == 0 && self.ready_body.is_none() {
+    fn note_out(&mut self, piece: &Piece, own: bool) {
+        let retained = own && self.retained.is_some();
+        if self.levels == 0 && self.ready_body.is_none() && !retained {
             return;
         }
         for offset in 0..piece.count {

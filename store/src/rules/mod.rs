@@ -7,6 +7,7 @@ pub mod filter;
 pub mod lease;
 pub mod rate;
 pub mod redrive;
+pub mod replay;
 pub mod retry;
 pub mod unique;
 pub mod window;

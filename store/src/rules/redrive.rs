@@ -13,7 +13,7 @@ use crate::rules::dead_letter;
 /// How often a message was taken out of a dead-letter queue.
 pub const REDRIVES: &str = "x-redrive-count";
 /// What the attempts before have left: the next ones count from one.
-const OF_ATTEMPTS: [&str; 6] = [
+pub const OF_ATTEMPTS: [&str; 6] = [
     "x-attempt",
     "x-max-attempts",
     "x-first-failure",

@@ -45,6 +45,9 @@ impl Shard {
                 .dropped_segments
                 .append(&mut queue.log.dead_segments);
             queue.save_keys(&mut cut.batch);
+            if queue.log.retained.is_some() || !queue.log.unretained.is_empty() {
+                Self::save_retained(&mut cut, &mut self.last_segment, queue);
+            }
             let all = !queue.consumers.is_empty() || queue.saved_handed == Seq::MAX;
             let handed = if all {
                 queue.log.next_seq()
@@ -70,12 +73,23 @@ impl Shard {
 
     pub(super) fn save(cut: &mut Cut, last_segment: &mut u64, queue: &mut Queue, pressure: bool) {
         let id = queue.spec.id;
+        let retained = queue.log.retained.is_some();
         queue.log.start_saving(pressure, |chunk| {
             *last_segment += 1;
             let segment = SegmentId(*last_segment);
-            let settled: Vec<Seq> = (chunk.first..=chunk.last)
-                .filter(|&seq| chunk.is_settled(seq))
-                .collect();
+            let settled: Vec<Seq> = match retained {
+                true => Vec::new(),
+                false => (chunk.first..=chunk.last)
+                    .filter(|&seq| chunk.is_settled(seq))
+                    .collect(),
+            };
+            if let Some(bits) = retained.then(|| chunk.bits_with_row()).flatten() {
+                cut.batch.settled.push(SettledRow {
+                    segment,
+                    queue: id,
+                    bits,
+                });
+            }
             let (pieces, transient) = chunk.start_saving(segment, pressure);
             cut.batch.dropped_segments.extend(chunk.take_replaced());
             cut.saving.push(Saving {
@@ -85,8 +99,62 @@ impl Shard {
                 pieces,
                 settled,
                 transient,
+                retained: false,
+                row: Row::default(),
             });
         });
+    }
+
+    /// What becomes of settled messages that the queue keeps.
+    fn save_retained(cut: &mut Cut, last_segment: &mut u64, queue: &mut Queue) {
+        let (id, now) = (queue.spec.id, clock::now());
+        let number = || {
+            *last_segment += 1;
+            SegmentId(*last_segment)
+        };
+        let Some(changes) = queue.log.retained_changes(now, number) else {
+            return;
+        };
+        let rows = changes.put.into_iter();
+        cut.batch
+            .retained
+            .extend(rows.map(|(segment, settled_at)| RetainedRow {
+                segment,
+                queue: id,
+                settled_at,
+            }));
+        let rows = changes.rows.into_iter();
+        cut.batch
+            .kept_waiting
+            .extend(rows.map(|(segment, seq)| KeptRow {
+                segment,
+                queue: id,
+                seq,
+                settled_at: now,
+            }));
+        cut.batch.dropped_retained.extend(changes.dropped);
+        if let Some((segment, first, pieces)) = changes.merged {
+            cut.saving.push(Saving {
+                id: segment,
+                queue: id,
+                first,
+                pieces,
+                settled: Vec::new(),
+                transient: false,
+                retained: true,
+                row: Row::default(),
+            });
+        }
+    }
+
+    /// Once a second: what was kept long enough goes.
+    pub(crate) fn end_retention(&mut self) {
+        let now = clock::now();
+        for queue in self.queues.values_mut() {
+            if queue.log.retained.is_some() && queue.log.retains_anew(now) {
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            }
+        }
     }
 
     /// Under memory pressure messages that need no disk go there too, largest queues first.
@@ -120,8 +188,12 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&saving.queue) else {
                 continue;
             };
-            queue.log.saved(saving.id);
-            if queue.log.head() > 0 && !queue.log.dead_segments.is_empty() {
+            if saving.retained {
+                continue;
+            }
+            queue.log.saved(saving.id, saving.row);
+            let log = &queue.log;
+            if log.head() > 0 && !log.dead_segments.is_empty() || log.has_retired() {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             }
         }

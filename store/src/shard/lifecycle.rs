@@ -17,6 +17,7 @@ impl Shard {
         self.works |= arguments.work.is_some();
         log.keep_order_by_key(arguments.partition.clone());
         log.count_bodies(arguments.max_length_bytes.is_some());
+        log.retain(arguments.retention.filter(|_| spec.durable));
         let saved_head = log.head();
         let mut consumers = Consumers::default();
         consumers.be_single(arguments.single_active, arguments.quorum);
@@ -78,6 +79,12 @@ impl Shard {
         self.works |= arguments.work.is_some();
         queue.log.keep_order_by_key(arguments.partition.clone());
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
+        queue
+            .log
+            .retain(arguments.retention.filter(|_| queue.spec.durable));
+        if queue.log.retains_anew(clock::now()) {
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
         self.windows |= arguments.deduplication.is_some();
         if queue.set_window(arguments.deduplication.clone()) {
             window::drop_rows(&mut self.pending, id);

@@ -10,6 +10,8 @@ use super::*;
 pub(crate) struct Merge {
     pub(crate) queue: QueueId,
     pub(crate) rows: Vec<(SegmentId, Seq, Micros)>,
+    /// They are settled and kept.
+    pub(crate) retained: bool,
 }
 
 impl Shard {
@@ -20,13 +22,24 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        let Some(ids) = queue.log.to_merge() else {
-            return;
+        let row = |log: &Log, id| log.place_of(id).map(|(first, at)| (id, first, at));
+        let (rows, retained) = match (queue.log.to_merge(), &mut queue.log.retained) {
+            (Some(ids), _) => {
+                let rows = ids.into_iter().filter_map(|id| row(&queue.log, id));
+                (rows.collect(), false)
+            }
+            (None, Some(retained)) => match retained.to_merge() {
+                Some(rows) => (rows, true),
+                None => return,
+            },
+            (None, None) => return,
         };
-        let row = |id| queue.log.place_of(id).map(|(first, at)| (id, first, at));
-        let rows = ids.into_iter().filter_map(row).collect();
         self.merging = true;
-        self.merge = Some(Merge { queue: id, rows });
+        self.merge = Some(Merge {
+            queue: id,
+            rows,
+            retained,
+        });
         self.loader.notify_one();
     }
 
@@ -37,6 +50,13 @@ impl Shard {
             return;
         };
         let ids: Vec<SegmentId> = merge.rows.iter().map(|(id, _, _)| *id).collect();
+        if merge.retained {
+            if let Some(retained) = &mut queue.log.retained {
+                retained.merge(ids, pieces);
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            }
+            return;
+        }
         if pieces.is_some_and(|pieces| queue.log.merge(&ids, pieces)) {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             // What was asked for by the old names will not be found.
@@ -44,5 +64,14 @@ impl Shard {
         } else {
             queue.log.leave_unmerged(&ids);
         }
+    }
+}
+
+#[cfg(test)]
+impl Shard {
+    /// Looks at every queue for what is worth a merge.
+    pub(crate) fn consider_all_merges(&mut self) {
+        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.consider_merge(id));
     }
 }

@@ -73,8 +73,9 @@ impl Shard {
                 continue;
             }
             let mut piece = piece.clone();
-            // A key shares its message's fate, so with a window both are written.
-            piece.persistent = (persistent || queue.window.is_some()) && queue.spec.durable;
+            // A key shares its message's fate, so with a window both are written; what is to be
+            // kept must be written, too.
+            piece.persistent = (persistent || queue.writes_all()) && queue.spec.durable;
             piece.ticket = if piece.persistent { ticket } else { 0 };
             if piece.persistent {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
@@ -330,5 +331,12 @@ impl Shard {
                 self.confirm_now(Some(key), first, count, false);
             }
         }
+    }
+}
+
+impl Queue {
+    /// True when every message goes to disk, whatever its publisher asked.
+    pub(super) fn writes_all(&self) -> bool {
+        self.window.is_some() || self.log.retained.is_some()
     }
 }

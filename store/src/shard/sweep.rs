@@ -7,11 +7,12 @@
 
 use super::*;
 use crate::queue::Browse;
+use crate::queue::retained::Entry;
 use crate::rules::filter::Filter;
 use crate::rules::redrive;
 
 /// Messages looked at in one step, so that the queues are not held up: about a millisecond.
-const LOOK_MAX: u32 = 1_000;
+pub(super) const LOOK_MAX: u32 = 1_000;
 
 /// A stretch of a queue, looked at.
 #[derive(Default)]
@@ -31,6 +32,8 @@ pub(crate) enum Step {
     Moved(u32),
     /// A body must be read first.
     Loading,
+    /// This retained segment must be read first.
+    Read(Entry),
     /// The target has no room.
     Full,
     /// Done, cancelled, failed or unknown.
@@ -247,13 +250,13 @@ impl Shard {
     }
 
     /// Appends what was accepted long ago: no rule for publishers applies.
-    fn append_moved(&mut self, id: QueueId, block: Arc<Block>) {
+    pub(super) fn append_moved(&mut self, id: QueueId, block: Arc<Block>) {
         let mut piece = Piece::new(0, 1, block, 0, clock::now());
         self.note_appended(piece.memory_bytes());
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };
-        piece.persistent = (piece.persistent || queue.window.is_some()) && queue.spec.durable;
+        piece.persistent = (piece.persistent || queue.writes_all()) && queue.spec.durable;
         if piece.persistent {
             Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         }

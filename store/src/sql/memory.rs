@@ -59,6 +59,7 @@ struct State {
     /// Kept aside by `Batch::damaged`.
     damaged: BTreeMap<SegmentId, Arc<SegmentRow>>,
     settled: BTreeMap<SegmentId, Vec<u8>>,
+    retained: BTreeMap<SegmentId, RetainedRow>,
     waiting: BTreeMap<(QueueId, Seq), Arc<WaitingRow>>,
     jobs: BTreeMap<JobId, Job>,
     results: BTreeMap<JobId, JobResult>,
@@ -473,6 +474,7 @@ impl State {
             self.segments.remove(id);
             self.settled.remove(id);
         }
+        self.retain(batch);
         self.heads
             .extend(batch.heads.iter().map(|row| (row.queue, *row)));
         for place in &batch.dropped_waiting {
@@ -510,6 +512,40 @@ impl State {
         self.fires
             .extend(fires.map(|row| ((row.schedule.clone(), row.nominal_at), row.fired_at)));
         committed
+    }
+
+    fn retain(&mut self, batch: &Batch) {
+        for kept in &batch.kept_waiting {
+            let row = self.waiting.get(&(kept.queue, kept.seq));
+            let Some(row) = row.filter(|row| !row.data.is_empty()) else {
+                continue;
+            };
+            let segment = SegmentRow {
+                id: kept.segment,
+                queue: kept.queue,
+                first_seq: kept.seq,
+                last_seq: kept.seq,
+                count: 1,
+                bytes: row.data.len() as u64,
+                transient: false,
+                first_at: kept.settled_at,
+                last_at: kept.settled_at,
+                index: row.index.clone(),
+                data: row.data.clone(),
+            };
+            self.waiting.remove(&(kept.queue, kept.seq));
+            self.last_segment_id = self.last_segment_id.max(kept.segment.0);
+            self.segments.insert(kept.segment, Arc::new(segment));
+        }
+        for row in &batch.retained {
+            self.retained.insert(row.segment, *row);
+            self.settled.remove(&row.segment);
+        }
+        for id in &batch.dropped_retained {
+            self.retained.remove(id);
+            self.segments.remove(id);
+            self.settled.remove(id);
+        }
     }
 
     fn define(&mut self, change: &DefinitionChange) {
@@ -681,6 +717,7 @@ impl State {
             .retain(|row| queues.contains_key(&row.queue));
         let segments = &self.segments;
         self.settled.retain(|id, _| segments.contains_key(id));
+        self.retained.retain(|id, _| segments.contains_key(id));
     }
 
     fn image(&self) -> Image {
@@ -703,6 +740,12 @@ impl State {
                 .settled
                 .iter()
                 .map(|(id, bits)| (*id, bits.clone()))
+                .collect(),
+            retained: self
+                .retained
+                .values()
+                .filter(|row| self.segments.contains_key(&row.segment))
+                .copied()
                 .collect(),
             waiting: waiting.collect(),
             schedules: self.schedules.values().cloned().collect(),

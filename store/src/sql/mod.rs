@@ -9,8 +9,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::log::batch::{Batch, Committed, DeduplicationRow, HeadRow, WaitingRow};
+use crate::log::batch::{Batch, Committed, DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
 use crate::model::*;
+use crate::queue::retained::Entry;
 
 pub mod memory;
 pub mod sqlite;
@@ -55,6 +56,22 @@ pub struct SegmentHeader {
     pub last_at: Micros,
 }
 
+impl SegmentHeader {
+    /// As a queue that keeps it knows it.
+    pub fn retained(&self, settled_at: Micros) -> Entry {
+        Entry {
+            id: self.id,
+            first: self.first_seq,
+            last: self.last_seq,
+            count: self.count,
+            bytes: self.bytes,
+            first_at: self.first_at,
+            last_at: self.last_at,
+            settled_at,
+        }
+    }
+}
+
 /// A segment's two blobs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SegmentBody {
@@ -93,6 +110,8 @@ pub struct Image {
     pub segments: Vec<SegmentHeader>,
     /// (segment, bits) as in `SettledRow`.
     pub settled: Vec<(SegmentId, Vec<u8>)>,
+    /// Of the segments, those that are retained. Ordered by segment.
+    pub retained: Vec<RetainedRow>,
     /// Ordered by queue, then seq.
     pub waiting: Vec<WaitingHeader>,
     pub schedules: Vec<ScheduleRow>,
@@ -148,6 +167,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// Inside: definitions in order; damaged segments copied aside as they stood before;
     /// segments inserted; settled and head rows replaced; dropped segments deleted;
+    /// waiting rows kept as segments; retained rows put, then dropped with their segments;
     /// dropped waiting rows deleted, then waiting rows put (one that exists is
     /// replaced); jobs in order; dropped schedules deleted, then schedules put, the
     /// same with redrives; old deduplication rows dropped, then new ones inserted. A fire row that

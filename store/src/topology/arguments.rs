@@ -177,7 +177,27 @@ pub struct Arguments {
     pub rate_limit: Option<f64>,
     /// A key is taken once within a time.
     pub deduplication: Option<Deduplication>,
+    /// Settled messages are kept.
+    pub retention: Option<Retention>,
 }
+
+/// How long, and how much, a queue keeps of its settled messages: whichever ends first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    pub ms: Option<u64>,
+    /// Bodies, and a little for each message.
+    pub bytes: Option<u64>,
+}
+
+/// How long settled messages are kept, ms: at least, as time is looked at once a second.
+pub const RETAIN: &str = "x-retain";
+/// How much of them, bytes.
+pub const RETAIN_BYTES: &str = "x-retain-bytes";
+const RETAIN_MIN_MS: i64 = 1_000;
+/// 365 days: beyond, an archive is the better place.
+const RETAIN_MAX_MS: i64 = 31_536_000_000;
+/// A pebibyte: more than one node's disk.
+const RETAIN_MAX_BYTES: i64 = 1 << 50;
 
 /// Neither TTL nor expiry is longer: ten years, ms, as in RabbitMQ.
 pub const EXPIRY_MAX_MS: u64 = 315_360_000_000;
@@ -371,6 +391,28 @@ impl Arguments {
         }))
     }
 
+    fn retention(asked: &Asked<'_>) -> Result<Option<Retention>, Invalid> {
+        let ms = asked.within(RETAIN, RETAIN_MIN_MS, RETAIN_MAX_MS)?;
+        let bytes = asked.within(RETAIN_BYTES, 1, RETAIN_MAX_BYTES)?;
+        let wanted = ms.is_some() || bytes.is_some();
+        Ok(wanted.then(|| Retention {
+            ms: ms.map(i64::cast_unsigned),
+            bytes: bytes.map(i64::cast_unsigned),
+        }))
+    }
+
+    /// The argument that a queue without a place on disk cannot have: name and reason.
+    pub fn refused_retention(&self) -> Option<(&'static str, String)> {
+        let asked = self.retention?;
+        let (name, value) = match (asked.ms, asked.bytes) {
+            (Some(ms), _) => (RETAIN, ms),
+            (None, bytes) => (RETAIN_BYTES, bytes.unwrap_or_default()),
+        };
+        let reason =
+            format!("{value} contradicts a transient or exclusive queue, which keeps nothing");
+        Some((name, reason))
+    }
+
     /// Parses; the error is the explanation without queue and vhost: (argument, reason).
     pub fn parse(table: &Table, work: bool) -> Result<Self, (String, String)> {
         let asked = Asked(table);
@@ -411,6 +453,7 @@ impl Arguments {
             partition: Self::partition(&asked)?.filter(|_| max_priority == 0),
             rate_limit: asked.rate("x-rate-limit")?,
             deduplication: Self::deduplication(&asked)?,
+            retention: Self::retention(&asked)?,
         };
         if out.dead_letter_key.is_some() && out.dead_letter_exchange.is_none() {
             return Err((

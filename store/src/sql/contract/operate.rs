@@ -5,6 +5,11 @@ use super::*;
 fn redrive(id: &str, moved: u64) -> RedriveRow {
     RedriveRow {
         id: id.into(),
+        kind: if moved > 5 {
+            RedriveKind::Retained
+        } else {
+            RedriveKind::Ready
+        },
         queue: QueueId(1),
         vhost: "/".into(),
         source: "q1".into(),
@@ -145,5 +150,108 @@ pub(super) async fn a_deleted_queue_takes_its_keys_along(bench: Bench) {
     assert!(rows.iter().all(|row| row.queue == QueueId(2)));
     let bench = bench.reopen().await;
     assert_eq!(bench.load().await.deduplication, rows);
+    done(bench).await;
+}
+
+fn kept(segment: u64, queue: u64, settled_at: Micros) -> RetainedRow {
+    RetainedRow {
+        segment: SegmentId(segment),
+        queue: QueueId(queue),
+        settled_at,
+    }
+}
+
+pub(super) async fn settled_segments_are_kept_and_go(bench: Bench) {
+    let settled = |segment| SettledRow {
+        segment: SegmentId(segment),
+        queue: QueueId(1),
+        bits: vec![0xFF, 3],
+    };
+    let first = Batch {
+        segments: vec![segment(1, 1, 0), segment(2, 1, 10), segment(3, 1, 20)],
+        settled: vec![settled(1), settled(2)],
+        ..put_queues([1])
+    };
+    bench.commit(first).await.unwrap();
+    let retain = Batch {
+        retained: vec![kept(2, 1, 7), kept(1, 1, 5)],
+        ..Batch::default()
+    };
+    bench.commit(retain).await.unwrap();
+    let bench = bench.crash().await;
+    let image = bench.load().await;
+    assert_eq!(image.retained, [kept(1, 1, 5), kept(2, 1, 7)]);
+    assert_eq!((image.settled, image.segments.len()), (Vec::new(), 3));
+    // A later time replaces the first one; what is dropped takes its segment along, even when it
+    // is put in the same commit.
+    let drop = Batch {
+        retained: vec![kept(1, 1, 9), kept(3, 1, 9)],
+        dropped_retained: vec![SegmentId(2), SegmentId(3), SegmentId(77)],
+        ..Batch::default()
+    };
+    bench.commit(drop).await.unwrap();
+    let bench = bench.crash().await;
+    let image = bench.load().await;
+    assert_eq!(image.retained, [kept(1, 1, 9)]);
+    let left: Vec<SegmentId> = image.segments.iter().map(|row| row.id).collect();
+    assert_eq!(left, [SegmentId(1)]);
+    assert!(image.last_segment_id >= 3);
+    done(bench).await;
+}
+
+pub(super) async fn a_waiting_row_becomes_a_segment(bench: Bench) {
+    let first = Batch {
+        waiting: vec![waiting(1, 4, 0), waiting(1, 5, 2)],
+        ..put_queues([1])
+    };
+    bench.commit(first).await.unwrap();
+    let keep = |segment, seq| KeptRow {
+        segment: SegmentId(segment),
+        queue: QueueId(1),
+        seq,
+        settled_at: 70,
+    };
+    let second = Batch {
+        kept_waiting: vec![keep(8, 5), keep(9, 6)],
+        retained: vec![kept(8, 1, 70), kept(9, 1, 70)],
+        ..Batch::default()
+    };
+    bench.commit(second).await.unwrap();
+    let bench = bench.crash().await;
+    let image = bench.load().await;
+    let left: Vec<Seq> = image.waiting.iter().map(|row| row.seq).collect();
+    assert_eq!(left, [4]);
+    // What has no row is left out.
+    assert_eq!(image.retained, [kept(8, 1, 70)]);
+    let header = &image.segments[0];
+    assert_eq!((header.first_seq, header.last_seq, header.count), (5, 5, 1));
+    assert_eq!((header.first_at, header.last_at), (70, 70));
+    let body = bench.backend().read_segment(SegmentId(8)).await.unwrap();
+    let body = body.expect("its content");
+    let row = waiting(1, 5, 2);
+    assert_eq!((body.index, body.data), (row.index, row.data));
+    done(bench).await;
+}
+
+pub(super) async fn a_deleted_queue_takes_what_it_kept_along(bench: Bench) {
+    let first = Batch {
+        segments: vec![segment(1, 1, 0), segment(2, 2, 0)],
+        retained: vec![kept(1, 1, 5), kept(2, 2, 5)],
+        ..put_queues([1, 2])
+    };
+    bench.commit(first).await.unwrap();
+    let delete = Batch {
+        definitions: vec![DefinitionChange::DeleteQueue(QueueId(1))],
+        ..Batch::default()
+    };
+    bench.commit(delete).await.unwrap();
+    assert_eq!(bench.load().await.retained, [kept(2, 2, 5)]);
+    for _ in 0..3 {
+        bench.backend().maintain().await.unwrap();
+    }
+    let bench = bench.crash().await;
+    let image = bench.load().await;
+    assert_eq!(image.retained, [kept(2, 2, 5)]);
+    assert_eq!(image.segments.len(), 1);
     done(bench).await;
 }

@@ -41,6 +41,8 @@ pub(super) struct Texts {
     waiting_put: Rows,
     waiting_delete: Rows,
     job_insert: Rows,
+    retained_put: Rows,
+    retained_delete: Rows,
 }
 
 impl Texts {
@@ -53,6 +55,8 @@ impl Texts {
             waiting_put: Rows::new(statement::WAITING_PUT),
             waiting_delete: Rows::new(statement::WAITING_DELETE),
             job_insert: Rows::new(statement::JOB_INSERT),
+            retained_put: Rows::new(statement::RETAINED_PUT),
+            retained_delete: Rows::new(statement::RETAINED_DELETE),
         }
     }
 }
@@ -98,6 +102,7 @@ pub(super) async fn batch(
     }
     put_settled(conn, &mut script, texts, &batch.settled).await?;
     drop_segments(conn, &mut script, texts, place, &batch.dropped_segments).await?;
+    retain(conn, &mut script, texts, place, batch).await?;
     put_heads(conn, &mut script, texts, place.run, batch).await?;
     drop_waiting(conn, &mut script, texts, &batch.dropped_waiting).await?;
     put_waiting(conn, &mut script, texts, &batch.waiting).await?;
@@ -140,6 +145,55 @@ fn is_small(batch: &Batch) -> bool {
         && batch.dropped_waiting.len() <= 8
         && batch.deduplication.len() <= 1
         && batch.dropped_deduplication.is_empty()
+        && batch.kept_waiting.is_empty()
+        && batch.retained.len() <= 8
+        && batch.dropped_retained.len() <= 8
+}
+
+/// What becomes of settled messages that are kept.
+async fn retain(
+    conn: &mut SqliteConnection,
+    script: &mut Script,
+    texts: &Texts,
+    place: &mut Place,
+    batch: &Batch,
+) -> Result<(), sqlx::Error> {
+    for row in &batch.kept_waiting {
+        script
+            .statement(conn, statement::SEGMENT_KEEP_WAITING)
+            .await?;
+        script.number(row.segment.0)?;
+        script.value(row.settled_at)?;
+        script.value(row.settled_at)?;
+        script.number(row.queue.0)?;
+        script.number(row.seq)?;
+    }
+    let waiting: Vec<(QueueId, Seq)> = batch
+        .kept_waiting
+        .iter()
+        .map(|row| (row.queue, row.seq))
+        .collect();
+    drop_waiting(conn, script, texts, &waiting).await?;
+    let mut left = &*batch.retained;
+    while let Some(last) = left.last() {
+        let (places, text) = texts.retained_put.with_room_for(left.len());
+        script.statement(conn, text).await?;
+        for at in 0..places {
+            let row = left.get(at).unwrap_or(last);
+            script.number(row.segment.0)?;
+            script.number(row.queue.0)?;
+            script.value(row.settled_at)?;
+        }
+        left = &left[places.min(left.len())..];
+    }
+    let settled: Vec<SegmentId> = batch.retained.iter().map(|row| row.segment).collect();
+    delete(conn, script, &texts.settled_delete, &settled).await?;
+    if !batch.dropped_retained.is_empty() {
+        drop_segments(conn, script, texts, place, &batch.dropped_retained).await?;
+        let ids = &batch.dropped_retained;
+        delete(conn, script, &texts.retained_delete, ids).await?;
+    }
+    Ok(())
 }
 
 /// Deletes segments and what is settled in them.
@@ -162,15 +216,24 @@ pub(super) async fn drop_segments(
         place.segment_mark = mark;
     }
     for rows in [&texts.segment_delete, &texts.settled_delete] {
-        let mut left = ids;
-        while let Some(last) = left.last() {
-            let (places, text) = rows.with_room_for(left.len());
-            script.statement(conn, text).await?;
-            for at in 0..places {
-                script.number(left.get(at).unwrap_or(last).0)?;
-            }
-            left = &left[places.min(left.len())..];
+        delete(conn, script, rows, ids).await?;
+    }
+    Ok(())
+}
+
+async fn delete(
+    conn: &mut SqliteConnection,
+    script: &mut Script,
+    rows: &Rows,
+    mut left: &[SegmentId],
+) -> Result<(), sqlx::Error> {
+    while let Some(last) = left.last() {
+        let (places, text) = rows.with_room_for(left.len());
+        script.statement(conn, text).await?;
+        for at in 0..places {
+            script.number(left.get(at).unwrap_or(last).0)?;
         }
+        left = &left[places.min(left.len())..];
     }
     Ok(())
 }
@@ -434,6 +497,7 @@ async fn put_redrives(conn: &mut SqliteConnection, batch: &Batch) -> Result<(), 
             .bind(&row.detail)
             .bind(row.created_at)
             .bind(row.ended_at)
+            .bind(row.kind.as_str())
             .execute(&mut *conn)
             .await?;
     }

@@ -33,6 +33,7 @@ migrations! {
     10 = "0010_deduplication",
     12 = "0012_redrive",
     13 = "0013_default_queue_type",
+    14 = "0014_retention",
 }
 
 /// Brings the schema up to date. Idempotent.

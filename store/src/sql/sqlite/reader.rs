@@ -16,7 +16,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{Doomed, access, statement};
-use crate::log::batch::{DeduplicationRow, HeadRow, WaitingRow};
+use crate::log::batch::{DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
 use crate::model::*;
 use crate::sql::{Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
 
@@ -69,6 +69,7 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         heads: rows(conn, statement::HEAD_LIST, head).await?,
         segments: rows(conn, statement::SEGMENT_LIST, segment).await?,
         settled: rows(conn, statement::SETTLED_LIST, settled).await?,
+        retained: rows(conn, statement::RETAINED_LIST, retained).await?,
         waiting: rows(conn, statement::WAITING_LIST, waiting).await?,
         schedules: rows(conn, statement::SCHEDULE_LIST, schedule).await?,
         redrives: rows(conn, statement::REDRIVE_LIST, redrive).await?,
@@ -100,6 +101,12 @@ fn prune(image: &mut Image) -> Doomed {
     let kept: HashSet<SegmentId> = image.segments.iter().map(|row| row.id).collect();
     image.settled.retain(|(id, _)| kept.contains(id));
     let mut gone = HashSet::new();
+    image.retained.retain(|row| {
+        if !queues.contains(&row.queue) && gone.insert(row.queue) {
+            doomed.queues.push(row.queue);
+        }
+        kept.contains(&row.segment)
+    });
     image.waiting.retain(|row| {
         let keep = queues.contains(&row.queue);
         if !keep && gone.insert(row.queue) {
@@ -389,6 +396,14 @@ fn settled(row: &SqliteRow) -> Result<(SegmentId, Vec<u8>), sqlx::Error> {
     Ok((SegmentId(number(row, 0)?), row.try_get(1)?))
 }
 
+fn retained(row: &SqliteRow) -> Result<RetainedRow, sqlx::Error> {
+    Ok(RetainedRow {
+        segment: SegmentId(number(row, 0)?),
+        queue: QueueId(number(row, 1)?),
+        settled_at: row.try_get(2)?,
+    })
+}
+
 fn waiting(row: &SqliteRow) -> Result<WaitingHeader, sqlx::Error> {
     Ok(WaitingHeader {
         queue: QueueId(number(row, 0)?),
@@ -415,7 +430,7 @@ fn deduplication(row: &SqliteRow) -> Result<DeduplicationRow, sqlx::Error> {
 }
 
 fn redrive(row: &SqliteRow) -> Result<RedriveRow, sqlx::Error> {
-    let state: &str = row.try_get(11)?;
+    let (state, kind): (&str, &str) = (row.try_get(11)?, row.try_get(15)?);
     Ok(RedriveRow {
         id: name(row, 0)?,
         queue: QueueId(number(row, 1)?),
@@ -434,6 +449,9 @@ fn redrive(row: &SqliteRow) -> Result<RedriveRow, sqlx::Error> {
         detail: row.try_get(12)?,
         created_at: row.try_get(13)?,
         ended_at: row.try_get(14)?,
+        kind: RedriveKind::parse(kind).ok_or_else(|| {
+            sqlx::Error::Decode(format!("'{kind}' is no kind of a redrive").into())
+        })?,
     })
 }
 

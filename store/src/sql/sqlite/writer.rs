@@ -392,6 +392,12 @@ impl State {
             .execute(self.connection().await?)
             .await?
             .rows_affected();
+        if swept.max(keys) < SWEEP_WAITING {
+            sqlx::query(statement::RETAINED_DELETE_OF_QUEUE)
+                .bind(queue.0.cast_signed())
+                .execute(self.connection().await?)
+                .await?;
+        }
         self.grew(u64::from(self.shared.options.page_bytes) * (2 + (swept + keys) / 8));
         Ok(swept.max(keys))
     }

@@ -1,8 +1,8 @@
 insert into redrive (
   id, queue_id, vhost, source, target, filter, rate, until_seq, next_seq,
-  moved, skipped, state, detail, created_at, ended_at
+  moved, skipped, state, detail, created_at, ended_at, kind
 )
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 on conflict (id) do update set
   next_seq = excluded.next_seq,
   moved = excluded.moved,

@@ -1,0 +1,422 @@
+//! Settled messages that are kept and replayed, on a store with the engine in memory, through
+//! crashes.
+
+use amqp::field::Value;
+
+use super::*;
+use crate::operator::Redrive;
+use crate::operator::tests::{World, ids, read, world};
+use crate::shard::Got;
+use crate::sql::memory::Memory;
+
+const HOUR: [(&str, Value); 1] = [("x-retain", Value::I32(3_600_000))];
+
+impl World {
+    async fn retained(&self, queue: &str, filter: &Filter) -> Vec<u32> {
+        let all = (0, Seq::MAX);
+        let page = self
+            .store
+            .peek_retained(("/", queue), filter, all, 10_000)
+            .await;
+        let page = page.expect("a page");
+        assert_eq!(page.next, None);
+        let found: Vec<u32> = page
+            .messages
+            .iter()
+            .map(|seen| read(&seen.piece).0)
+            .collect();
+        let count = self.store.count_retained(("/", queue), filter, all).await;
+        assert_eq!(count.expect("counted"), found.len() as u64);
+        found
+    }
+
+    async fn replay(&self, order: Redrive) -> RedriveRow {
+        let begun = self.store.redrive(Redrive {
+            kind: RedriveKind::Retained,
+            vhost: "/".into(),
+            ..order
+        });
+        let id = begun.await.expect("begun").id;
+        self.ended(&id).await
+    }
+
+    async fn after_a_crash(self) -> Self {
+        world(self.memory.crash()).await
+    }
+}
+
+fn from(source: &str) -> Redrive {
+    Redrive {
+        source: source.into(),
+        ..Redrive::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_acked_before_and_after_its_commit_survives_a_crash() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    world.declare("plain", &[]);
+    for queue in ["q", "plain"] {
+        world.publish(queue, 0..20).await;
+        world.drain(queue).await;
+    }
+    world.store.on_disk().await.expect("on disk");
+    let none = Filter::default();
+    assert_eq!(world.retained("q", &none).await, ids(0..20));
+    assert_eq!(world.retained("plain", &none).await, ids(0..0));
+    assert_eq!(world.store.retained("/", "plain").expect("a queue"), None);
+    let kept = world.store.retained("/", "q").expect("a queue");
+    let bytes = 20 * (100 + 64);
+    assert_eq!(
+        kept,
+        Some(Kept {
+            messages: 20,
+            bytes
+        })
+    );
+    // Published and acked within one commit.
+    let told = {
+        let mut shard = world.store.lock();
+        drop_in(&mut shard, &world, 20..25);
+        shard.on_disk()
+    };
+    told.await.expect("on disk");
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, ids(0..25));
+    assert_eq!(world.drain("q").await.len(), 0);
+}
+
+/// Publishes and acks before any commit.
+fn drop_in(shard: &mut crate::shard::Shard, world: &World, range: std::ops::Range<u32>) {
+    use amqp::content::{Address, Block};
+    let mut block = Block::default();
+    for id in range {
+        let properties = amqp::properties::Properties {
+            message_id: Some(id.to_string().into_bytes()),
+            delivery_mode: Some(2),
+            ..Default::default()
+        };
+        block.push(&Address::new(b"", b"q"), &properties.encode(), &[7; 100]);
+    }
+    let count = block.entries.len();
+    let block = std::sync::Arc::new(block);
+    let vhost = "/".into();
+    let run = crate::Run {
+        count: count as u32,
+        ..crate::Run::alone(&vhost, &block)
+    };
+    shard.publish(&run).expect("published");
+    let id = shard.queue(0, "/", "q").expect("a queue");
+    for _ in 0..count {
+        let got = shard.get(id, world.key, true);
+        assert!(matches!(got, Got::Message { .. }), "it is in memory");
+    }
+}
+
+#[tokio::test]
+async fn what_is_settled_out_of_order_does_not_come_back() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    world.publish("q", 0..6).await;
+    let tags: Vec<u64> = (0..6)
+        .map(|_| {
+            let mut shard = world.store.lock();
+            let id = shard.queue(0, "/", "q").expect("a queue");
+            match shard.get(id, world.key, false) {
+                Got::Message { tag, .. } => tag,
+                _ => 0,
+            }
+        })
+        .collect();
+    for at in [4, 1] {
+        assert!(world.store.lock().ack(world.key, tags[at], false));
+    }
+    world.store.on_disk().await.expect("on disk");
+    let world = world.after_a_crash().await;
+    let left: Vec<u32> = world.drain("q").await.iter().map(|(id, _)| *id).collect();
+    assert_eq!(left, [0, 2, 3, 5]);
+    assert_eq!(world.retained("q", &Filter::default()).await, ids(0..6));
+}
+
+#[tokio::test]
+async fn a_replay_publishes_what_is_meant_to_the_same_and_another_queue() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    world.declare("other", &[]);
+    world.publish("q", 0..10).await;
+    world.drain("q").await;
+    let even = Filter {
+        headers: vec![("even".into(), "true".into())],
+        ..Filter::default()
+    };
+    let order = Redrive {
+        target: Some("other".into()),
+        filter: even.clone(),
+        from: 2,
+        until: Some(8),
+        ..from("q")
+    };
+    let row = world.replay(order).await;
+    assert_eq!((row.state, row.moved, row.next), (RedriveState::Done, 3, 8));
+    let got = world.drain("other").await;
+    let found: Vec<u32> = got.iter().map(|(id, _)| *id).collect();
+    assert_eq!(found, [2, 4, 6]);
+    let properties = &got[0].1;
+    assert_eq!(
+        properties.header("x-replayed-from"),
+        Some(&Value::text("q"))
+    );
+    assert_eq!(properties.header("x-replayed-seq"), Some(&Value::I64(2)));
+    // Into its own queue it ends, though the copies are kept there, too.
+    let row = world.replay(from("q")).await;
+    assert_eq!((row.moved, row.target.as_deref()), (10, Some("q")));
+    assert_eq!(world.drain("q").await.len(), 10);
+    assert_eq!(world.retained("q", &Filter::default()).await.len(), 20);
+    // By the time of acceptance.
+    let none = Filter::default();
+    let middle = {
+        let page = world.store.peek_retained(("/", "q"), &none, (10, 11), 1);
+        page.await.expect("a page").messages[0].piece.at
+    };
+    let later = Filter {
+        since: Some(middle),
+        ..Filter::default()
+    };
+    assert_eq!(world.retained("q", &later).await.len(), 10);
+    let refused = world.store.redrive(Redrive {
+        kind: RedriveKind::Retained,
+        vhost: "/".into(),
+        ..from("other")
+    });
+    let error = refused.await.expect_err("it keeps nothing").to_string();
+    assert!(error.contains("keeps no settled messages"), "{error}");
+}
+
+#[tokio::test]
+async fn a_crash_in_a_replay_loses_and_doubles_nothing() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    world.declare("other", &[]);
+    world.publish("q", 0..60).await;
+    world.drain("q").await;
+    let order = Redrive {
+        kind: RedriveKind::Retained,
+        vhost: "/".into(),
+        target: Some("other".into()),
+        rate: Some(200.0),
+        ..from("q")
+    };
+    let id = world.store.redrive(order).await.expect("begun").id;
+    let moved = || world.store.redrive_of(&id).map_or(0, |row| row.moved);
+    while moved() < 5 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let world = world.after_a_crash().await;
+    assert_eq!(world.ended(&id).await.state, RedriveState::Done);
+    let got: Vec<u32> = world
+        .drain("other")
+        .await
+        .iter()
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(got, ids(0..60));
+}
+
+#[tokio::test]
+async fn a_message_that_is_retried_is_replayed_once_it_is_settled() {
+    let world = world(Memory::new()).await;
+    let work = [
+        ("x-retain", Value::I32(3_600_000)),
+        ("x-retry-limit", Value::I32(5)),
+        ("x-retry-delay", Value::I32(1)),
+    ];
+    world.declare("q", &work);
+    world.publish("q", 0..1).await;
+    world.kill("q", 1).await;
+    let none = Filter::default();
+    assert_eq!(world.retained("q", &none).await, ids(0..0));
+    while world.drain("q").await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let page = world
+        .store
+        .peek_retained(("/", "q"), &none, (0, Seq::MAX), 10)
+        .await
+        .expect("a page");
+    assert_eq!(page.messages.len(), 1);
+    // As it was published: no attempt is in its headers.
+    let seen = read(&page.messages[0].piece).1;
+    assert_eq!(seen.header("x-attempt"), None);
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, ids(0..1));
+}
+
+#[tokio::test]
+async fn a_tick_that_was_never_in_a_segment_is_kept() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    let fire = crate::Fire {
+        schedule: "s".into(),
+        spec_hash: 1,
+        nominal_at: 5,
+        vhost: "/".into(),
+        exchange: String::new(),
+        routing_key: "q".into(),
+        properties: amqp::properties::Properties {
+            message_id: Some(b"7".to_vec()),
+            ..Default::default()
+        }
+        .encode(),
+        body: vec![7; 100],
+    };
+    world.store.fire(vec![fire]).await.expect("fired");
+    assert_eq!(world.drain("q").await.len(), 1);
+    let none = Filter::default();
+    assert_eq!(world.retained("q", &none).await, [7]);
+    let kept = world.store.retained("/", "q").expect("a queue");
+    assert_eq!(kept.map(|kept| kept.messages), Some(1));
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, [7]);
+    assert_eq!(world.drain("q").await.len(), 0);
+}
+
+#[tokio::test]
+async fn small_segments_become_one_and_lose_nothing() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &HOUR);
+    for id in 0..150 {
+        world.publish("q", id..id + 1).await;
+        assert_eq!(world.drain("q").await.len(), 1);
+        world.store.on_disk().await.expect("on disk");
+    }
+    let rows = |world: &World| {
+        let memory = world.memory.clone();
+        async move {
+            let image = crate::sql::Backend::load(&*memory).await.expect("an image");
+            image.retained.len()
+        }
+    };
+    while rows(&world).await >= 64 {
+        world.store.lock().consider_all_merges();
+        world.store.on_disk().await.expect("on disk");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let none = Filter::default();
+    assert_eq!(world.retained("q", &none).await, ids(0..150));
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, ids(0..150));
+}
+
+#[tokio::test]
+async fn what_is_kept_ends_by_size_and_by_a_policy() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[("x-retain-bytes", Value::I32(1_000))]);
+    for at in 0..6 {
+        world.publish("q", at * 4..at * 4 + 4).await;
+        world.drain("q").await;
+        world.store.on_disk().await.expect("on disk");
+        world.store.on_disk().await.expect("on disk");
+    }
+    let none = Filter::default();
+    // Four messages to a segment of 656 bytes: two of them fill the size.
+    let left = world.retained("q", &none).await;
+    assert!(left.len() >= 7 && left.len() <= 12, "{left:?}");
+    assert_eq!(left.last(), Some(&23));
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, left);
+    // A policy begins and ends it on a queue that is there.
+    world.declare("live", &[]);
+    let policy = |key: &str| {
+        let mut definition = amqp::field::Table::default();
+        definition.insert(key, Value::I64(60_000));
+        PolicySpec {
+            kind: PolicyKind::User,
+            vhost: "/".into(),
+            name: "p".into(),
+            pattern: "^live$".into(),
+            apply_to: ApplyTo::Queues,
+            priority: 0,
+            definition: definition.encode(),
+        }
+    };
+    world.publish("live", 0..3).await;
+    let put = world.store.lock().put_policy(policy("retain"));
+    put.expect("put");
+    world.drain("live").await;
+    assert_eq!(world.retained("live", &none).await, ids(0..3));
+    let put = world.store.lock().put_policy(policy("max-length"));
+    put.expect("put");
+    assert_eq!(world.store.retained("/", "live").expect("a queue"), None);
+    world.store.on_disk().await.expect("on disk");
+    let image = crate::sql::Backend::load(&*world.memory).await;
+    let live = {
+        let shard = world.store.lock();
+        shard.queue(0, "/", "live").expect("a queue")
+    };
+    let image = image.expect("an image");
+    assert!(image.retained.iter().all(|row| row.queue != live));
+    assert!(image.segments.iter().all(|row| row.queue != live));
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_refused() {
+    let world = world(Memory::new()).await;
+    let declare = |durable: bool, exclusive: bool, key: &str, value: Value| {
+        let mut table = amqp::field::Table::default();
+        table.insert(key, value);
+        let ask = crate::definitions::QueueDeclare {
+            name: "x".into(),
+            durable,
+            exclusive,
+            arguments: table,
+            ..Default::default()
+        };
+        let mut shard = world.store.lock();
+        let made = shard.declare_queue(world.key.session, &"/".into(), ask);
+        made.err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    for (durable, exclusive, key, value, reason) in [
+        (
+            false,
+            false,
+            "x-retain",
+            Value::I32(5_000),
+            "5000 contradicts a transient or exclusive queue, which keeps nothing",
+        ),
+        (
+            true,
+            true,
+            "x-retain-bytes",
+            Value::I32(7),
+            "7 contradicts a transient or exclusive queue, which keeps nothing",
+        ),
+        (
+            true,
+            false,
+            "x-retain",
+            Value::I32(999),
+            "999 is not within 1000 to 31536000000",
+        ),
+        (
+            true,
+            false,
+            "x-retain-bytes",
+            Value::I32(-1),
+            "-1 is not within 1 to 1125899906842624",
+        ),
+        (
+            true,
+            false,
+            "x-retain",
+            Value::text("1d"),
+            "\"expected integer, got longstr\"",
+        ),
+    ] {
+        let text = declare(durable, exclusive, key, value);
+        let expected = format!("invalid arg '{key}' for queue 'x' in vhost '/': {reason}");
+        assert!(text.ends_with(&expected), "{text}");
+    }
+}

@@ -1,0 +1,3 @@
+delete from retained where segment_id in (
+  ?
+)
