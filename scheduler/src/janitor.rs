@@ -75,6 +75,7 @@ async fn run(store: Store, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => return,
             _ = interval.tick() => {}
         }
+        store.end_retention();
         if let Err(error) = store.backend().maintain().await {
             tracing::warn!(%error, "housekeeping failed, trying again");
         }

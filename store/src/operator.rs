@@ -545,6 +545,9 @@ async fn run(store: Arc<StoreInner>, id: Arc<str>) {
     // The segment that a replay is at.
     let mut segment = None;
     let read_back = store.lock().read_back.clone();
+    // What was settled before the order is in its segment then.
+    let told = store.lock().on_disk();
+    let _ = told.await;
     while !store.is_stopping() {
         let read = listen(&read_back);
         let step = {

@@ -45,6 +45,8 @@ impl Store {
         (mut from, until): (Seq, Seq),
         limit: u32,
     ) -> Result<Page> {
+        // What was settled a moment ago is in its segment then.
+        self.on_disk().await?;
         let mut messages: Vec<Seen> = Vec::new();
         loop {
             let Some((id, entry)) = self.next_retained((vhost, queue), (from, until), filter)?
@@ -93,6 +95,7 @@ impl Store {
         filter: &Filter,
         (mut from, until): (Seq, Seq),
     ) -> Result<u64> {
+        self.on_disk().await?;
         let mut count = 0;
         while let Some((id, entry)) = self.next_retained((vhost, queue), (from, until), filter)? {
             let whole = from <= entry.first && entry.last < until && filter.is_empty();

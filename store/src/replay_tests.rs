@@ -119,16 +119,18 @@ async fn what_is_settled_out_of_order_does_not_come_back() {
     let world = world(Memory::new()).await;
     world.declare("q", &HOUR);
     world.publish("q", 0..6).await;
-    let tags: Vec<u64> = (0..6)
-        .map(|_| {
+    let mut tags = Vec::new();
+    while tags.len() < 6 {
+        let got = {
             let mut shard = world.store.lock();
             let id = shard.queue(0, "/", "q").expect("a queue");
-            match shard.get(id, world.key, false) {
-                Got::Message { tag, .. } => tag,
-                _ => 0,
-            }
-        })
-        .collect();
+            shard.get(id, world.key, false)
+        };
+        match got {
+            Got::Message { tag, .. } => tags.push(tag),
+            _ => world.store.on_disk().await.expect("on disk"),
+        }
+    }
     for at in [4, 1] {
         assert!(world.store.lock().ack(world.key, tags[at], false));
     }

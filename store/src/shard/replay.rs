@@ -26,7 +26,8 @@ impl Shard {
     ) -> Option<Entry> {
         let retained = self.queues.get(&id)?.log.retained.as_ref()?;
         loop {
-            let entry = retained.from(from).filter(|entry| entry.first < until)?;
+            let entry = retained.from(from);
+            let entry = entry.filter(|entry| from < until && entry.first < until)?;
             let early = filter.since.is_some_and(|since| entry.last_at < since);
             let late = filter.until.is_some_and(|until| entry.first_at >= until);
             if !early && !late {
