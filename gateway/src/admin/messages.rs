@@ -1,4 +1,4 @@
-//! Commands about a queue's messages: look, remove, move, redrive; pause and resume.
+//! Commands about a queue's messages: look, remove, move, redrive, replay; pause and resume.
 //!
 //! Keeps: what `dead` names is the queue in which messages died, wherever they went.
 //! In: `run`.  Out: `Store`'s operators' verbs.
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use store::Store;
-use store::model::{Micros, RedriveRow, RedriveState};
+use store::model::{Micros, RedriveKind, RedriveRow, RedriveState};
 use store::operator::{Redrive, Seen, Which};
 use store::rules::dead_letter;
 use store::rules::filter::Filter;
@@ -70,6 +70,22 @@ pub enum Verb {
         /// Answer when it has begun.
         detach: bool,
     },
+    /// Settled ones that the queue keeps.
+    ListRetained {
+        limit: u32,
+    },
+    ShowRetained {
+        seq: u64,
+    },
+    Replay {
+        from: u64,
+        /// The first place that is not meant.
+        until: Option<u64>,
+        to: Option<String>,
+        rate: Option<f64>,
+        dry_run: bool,
+        detach: bool,
+    },
     Pause,
     Resume,
 }
@@ -122,6 +138,55 @@ pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
                 target: to,
                 filter,
                 rate,
+                ..Redrive::default()
+            });
+            let row = begun.await.map_err(text)?;
+            match detach {
+                true => Ok(redrives([row])),
+                false => ended(store, &row.id).await,
+            }
+        }
+        Verb::ListRetained { limit } => {
+            let limit = limit.clamp(1, LIST_MAX);
+            let page = store.peek_retained(at, &filter, (0, u64::MAX), limit);
+            let rows = page.await.map_err(text)?.messages;
+            Ok(table(rows, false))
+        }
+        Verb::ShowRetained { seq } => {
+            let one = (seq, seq.saturating_add(1));
+            let page = store.peek_retained(at, &filter, one, 1);
+            match page.await.map_err(text)?.messages.first() {
+                Some(seen) => Ok(Answer::Text(whole(seen))),
+                None => Err(format!("queue '{queue}' keeps no settled message {seq}")),
+            }
+        }
+        Verb::Replay {
+            from,
+            until,
+            dry_run: true,
+            ..
+        } => {
+            let range = (from, until.unwrap_or(u64::MAX));
+            let count = store.count_retained(at, &filter, range);
+            Ok(counted(count.await.map_err(text)?, true))
+        }
+        Verb::Replay {
+            from,
+            until,
+            to,
+            rate,
+            detach,
+            ..
+        } => {
+            let begun = store.redrive(Redrive {
+                kind: RedriveKind::Retained,
+                vhost: ask.vhost.clone(),
+                source: queue,
+                target: to,
+                filter,
+                rate,
+                from,
+                until,
             });
             let row = begun.await.map_err(text)?;
             match detach {

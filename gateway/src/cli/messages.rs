@@ -106,6 +106,52 @@ pub(super) enum Messages {
     },
 }
 
+/// Settled messages that a queue keeps (x-retain).
+#[derive(Subcommand)]
+pub(super) enum Replay {
+    /// List them, oldest first.
+    List {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        meant: Conditions,
+        #[arg(long, default_value_t = LIST_DEFAULT)]
+        limit: u32,
+    },
+    /// Show one whole, by its seq.
+    Show {
+        #[command(flatten)]
+        of: Of,
+        seq: u64,
+    },
+    /// Publish them again. Without --detach it waits for the end; either way a crash or a stop only
+    /// interrupts it. `redrive list` and `redrive cancel` see it, too.
+    Start {
+        #[command(flatten)]
+        of: Of,
+        #[command(flatten)]
+        meant: Conditions,
+        /// The first seq that is meant.
+        #[arg(long, default_value_t = 0)]
+        from_seq: u64,
+        /// The last seq that is meant.
+        #[arg(long)]
+        to_seq: Option<u64>,
+        /// The queue; without it the same one.
+        #[arg(long)]
+        to: Option<String>,
+        /// Messages a second.
+        #[arg(long)]
+        rate: Option<f64>,
+        /// Count, and publish nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not wait for the end.
+        #[arg(long)]
+        detach: bool,
+    },
+}
+
 /// Moves between queues that run, or ended within a day.
 #[derive(Subcommand)]
 pub(super) enum Redrives {
@@ -229,6 +275,37 @@ impl From<Messages> for Command {
                 dry_run,
             } => ask(of, false, Some(meant), Verb::Purge { waiting, dry_run }),
             Messages::Move { of, meant, how } => ask(of, false, Some(meant), how.into()),
+        }
+    }
+}
+
+impl From<Replay> for Command {
+    fn from(replay: Replay) -> Self {
+        match replay {
+            Replay::List { of, meant, limit } => {
+                ask(of, false, Some(meant), Verb::ListRetained { limit })
+            }
+            Replay::Show { of, seq } => ask(of, false, None, Verb::ShowRetained { seq }),
+            Replay::Start {
+                of,
+                meant,
+                from_seq,
+                to_seq,
+                to,
+                rate,
+                dry_run,
+                detach,
+            } => {
+                let verb = Verb::Replay {
+                    from: from_seq,
+                    until: to_seq.map(|seq| seq.saturating_add(1)),
+                    to,
+                    rate,
+                    dry_run,
+                    detach,
+                };
+                ask(of, false, Some(meant), verb)
+            }
         }
     }
 }

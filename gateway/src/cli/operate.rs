@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json};
 use store::{Options, Store};
 
-use super::messages::{Dead, Messages, Redrives};
+use super::messages::{Dead, Messages, Redrives, Replay};
 use super::print;
 use super::running::{Alarm, Connection, Trace};
 use crate::admin::{self, Answer, Command, Only, Subject, client};
@@ -57,9 +57,12 @@ pub(super) enum Operate {
     /// Queues: pause, and what is in them.
     #[command(subcommand)]
     Queue(Messages),
-    /// Moves of messages between queues.
+    /// Moves of messages between queues, and replays.
     #[command(subcommand)]
     Redrive(Redrives),
+    /// Settled messages that a queue keeps: look, publish again.
+    #[command(subcommand)]
+    Replay(Replay),
     /// Copies of what is published and delivered.
     #[command(subcommand)]
     Trace(Trace),
@@ -404,6 +407,7 @@ fn command(operate: Operate) -> anyhow::Result<Command> {
         Operate::Dead(dead) => dead.into(),
         Operate::Queue(messages) => messages.into(),
         Operate::Redrive(redrives) => redrives.into(),
+        Operate::Replay(replay) => replay.into(),
         Operate::Trace(trace) => trace.into(),
         Operate::Alarm(alarm) => alarm.into(),
         Operate::Connection(connection) => connection.into(),

@@ -38,6 +38,7 @@ mod queue_tests;
 mod queues;
 mod receive;
 mod redrives;
+mod replays;
 mod schedules;
 mod serve;
 #[cfg(test)]
@@ -89,6 +90,8 @@ pub fn router(app: App) -> Router {
         .routes(routes!(queues::resume))
         .routes(routes!(redrives::messages))
         .routes(routes!(redrives::redrive))
+        .routes(routes!(replays::replay))
+        .routes(routes!(replays::retained))
         .routes(routes!(redrives::list))
         .routes(routes!(redrives::read, redrives::cancel))
         .split_for_parts();

@@ -116,6 +116,28 @@ impl Page {
             let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
             self.line(name, &labels, queue.deduplicated);
         }
+        type Of = fn(&store::replay::Kept) -> u64;
+        let kept: [(&str, &str, Of); 2] = [
+            (
+                "leveret_queue_retained_messages",
+                "Settled messages that the queue keeps.",
+                |kept| kept.messages,
+            ),
+            (
+                "leveret_queue_retained_bytes",
+                "Their bodies, and 64 bytes for each.",
+                |kept| kept.bytes,
+            ),
+        ];
+        for (name, help, of) in kept {
+            self.head(name, "gauge", help);
+            for queue in queues {
+                let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
+                if let Some(kept) = &queue.retained {
+                    self.line(name, &labels, of(kept));
+                }
+            }
+        }
         let name = "leveret_queue_lease_seconds";
         self.head(name, "gauge", "How long a delivery may be unsettled.");
         for queue in queues {

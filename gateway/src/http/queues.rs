@@ -114,9 +114,9 @@ fn moment(name: &str, text: Option<String>) -> Result<Option<i64>, Problem> {
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// `/` when not given.
-    vhost: Option<String>,
+    pub(super) vhost: Option<String>,
     /// `ready` (when not given), or `waiting`: in backoff or delayed.
-    state: Option<String>,
+    pub(super) state: Option<String>,
     /// `next` of the page before.
     from: Option<u64>,
     /// 1 to 500; 20 when not given.
@@ -159,7 +159,7 @@ pub(super) struct MessagePage {
 }
 
 impl MessagePage {
-    fn new(page: Page, body_bytes: usize) -> Self {
+    pub(super) fn new(page: Page, body_bytes: usize) -> Self {
         let view = |seen: Seen| MessageView {
             seq: seen.seq,
             accepted_at: instant(seen.due_at.is_none().then_some(seen.piece.at)),
@@ -237,7 +237,7 @@ fn which(state: Option<&str>) -> Result<Which, Problem> {
 }
 
 impl Wanted {
-    fn split(self) -> Result<(Which, Filter, u64, u32, usize), Problem> {
+    pub(super) fn split(self) -> Result<(Which, Filter, u64, u32, usize), Problem> {
         let headers = match &self.header {
             None => BTreeMap::new(),
             Some(text) => {

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use store::access::Right;
-use store::model::RedriveRow;
+use store::model::{RedriveKind, RedriveRow};
 use store::operator::{Redrive, Which};
 use store::rules::filter::Filter;
 use utoipa::ToSchema;
@@ -35,10 +35,12 @@ pub(super) struct Move {
     dry_run: bool,
 }
 
-/// A move as far as it is.
+/// A move, or a replay, as far as it is.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RedriveView {
     id: String,
+    /// `redrive`, or `replay` of settled messages.
+    kind: &'static str,
     vhost: String,
     from: String,
     /// Null: each message goes to the queue in which it died.
@@ -61,6 +63,10 @@ impl RedriveView {
         let filter = Filter::decode(&row.filter).unwrap_or_default();
         Self {
             id: row.id.to_string(),
+            kind: match row.kind {
+                RedriveKind::Ready => "redrive",
+                RedriveKind::Retained => "replay",
+            },
             vhost: row.vhost.to_string(),
             from: row.source.to_string(),
             to: row.target.map(|name| name.to_string()),
@@ -83,7 +89,16 @@ pub(super) struct Counted {
     dry_run: bool,
 }
 
-/// All moves that run, or ended within a day.
+impl Counted {
+    pub(super) fn new(count: u64) -> Self {
+        Self {
+            count,
+            dry_run: true,
+        }
+    }
+}
+
+/// All moves and replays that run, or ended within a day.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redrives {
     redrives: Vec<RedriveView>,
@@ -149,18 +164,12 @@ async fn begin(app: &App, login: &Login, from: Named, ask: Move) -> Result<Respo
     // A queue is reached through the default exchange, as by any publisher.
     login.authorize_publish(app, &from.vhost, "")?;
     let filter = ask.filter.filter()?;
-    if let Some(target) = &ask.to
-        && !app.store.has_queue(&from.vhost, target)
-    {
-        let detail = format!("to: no queue '{target}' in vhost '{}'", from.vhost);
-        return Err(Problem::new(Kind::UnknownTarget, detail));
-    }
+    target(app, &from.vhost, ask.to.as_deref())?;
     if ask.dry_run {
         let counted = app
             .store
             .purge_matching(from.both(), Which::Ready, &filter, true);
-        let (count, dry_run) = (counted.await?, true);
-        return Ok(Json(Counted { count, dry_run }).into_response());
+        return Ok(Json(Counted::new(counted.await?)).into_response());
     }
     let begun = app.store.redrive(Redrive {
         vhost: from.vhost,
@@ -168,17 +177,35 @@ async fn begin(app: &App, login: &Login, from: Named, ask: Move) -> Result<Respo
         target: ask.to,
         filter,
         rate: ask.rate,
+        ..Redrive::default()
     });
-    let view = RedriveView::new(begun.await?);
+    Ok(accepted(begun.await?))
+}
+
+/// # Errors
+/// 404: the queue that is to get the messages is not there.
+pub(super) fn target(app: &App, vhost: &str, to: Option<&str>) -> Result<(), Problem> {
+    match to.filter(|name| !app.store.has_queue(vhost, name)) {
+        Some(name) => {
+            let detail = format!("to: no queue '{name}' in vhost '{vhost}'");
+            Err(Problem::new(Kind::UnknownTarget, detail))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What has begun, and where it can be watched.
+pub(super) fn accepted(row: RedriveRow) -> Response {
+    let view = RedriveView::new(row);
     let location = format!("/v1/redrives/{}", view.id);
     let mut response = (StatusCode::ACCEPTED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Ok(response)
+    response
 }
 
-/// Lists moves, oldest first.
+/// Lists moves and replays, oldest first.
 #[utoipa::path(
     get,
     path = "/v1/redrives",

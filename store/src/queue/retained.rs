@@ -6,6 +6,7 @@
 //! In: `Log` adds what it is done with; `Shard::cut` takes the changes; replays and `peek` look.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::model::{Micros, SegmentId, Seq};
 use crate::queue::{CHUNK_BYTES, Piece};
@@ -13,9 +14,9 @@ use crate::topology::arguments::Retention;
 
 /// What a message costs beside its body, bytes, about: so that empty ones have a size, too.
 pub const MESSAGE_BYTES: u64 = 64;
-/// Adjacent segments that become one: so many, each smaller than this, bytes. Two tiers write a
-/// message a few times at most and leave few segments.
-const TIERS: [(usize, u64); 2] = [(64, 32 << 10), (8, 128 << 10)];
+/// Adjacent segments that become one: so many, each of a size within this, bytes. Two tiers write
+/// a message a few times at most and leave few segments.
+const TIERS: [(usize, Range<u64>); 2] = [(64, 0..32 << 10), (8, 32 << 10..128 << 10)];
 /// Segments become one only when they were settled within this share of the time that they are
 /// kept, as all stay as long as the newest.
 const SPAN_SHARE: u64 = 8;
@@ -255,8 +256,8 @@ impl Retained {
         if self.news < LOOK_EVERY || self.merged.is_some() {
             return None;
         }
-        for (count, most) in TIERS {
-            if let Some(run) = self.run(count, most) {
+        for (count, sizes) in TIERS {
+            if let Some(run) = self.run(count, &sizes) {
                 return Some(run);
             }
         }
@@ -264,7 +265,7 @@ impl Retained {
         None
     }
 
-    fn run(&self, count: usize, most: u64) -> Option<Vec<(SegmentId, Seq, Micros)>> {
+    fn run(&self, count: usize, sizes: &Range<u64>) -> Option<Vec<(SegmentId, Seq, Micros)>> {
         let span = self.limits.ms.map_or(u64::MAX, |ms| ms / SPAN_SHARE * 1000);
         let mut run: Vec<&Entry> = Vec::new();
         let mut bytes = 0;
@@ -277,12 +278,12 @@ impl Retained {
                     && entry.settled_at.abs_diff(first.settled_at) <= span
                     && bytes + entry.cost() <= CHUNK_BYTES
             };
-            let known = !self.fresh.contains(&entry.first);
-            if entry.cost() >= most || !known || !fits(&run) {
+            let joins = sizes.contains(&entry.cost()) && !self.fresh.contains(&entry.first);
+            if !joins || !fits(&run) {
                 run.clear();
                 bytes = 0;
             }
-            if entry.cost() < most && known {
+            if joins {
                 bytes += entry.cost();
                 run.push(entry);
             }
