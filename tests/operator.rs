@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use tests::conversation::client::{Client, Opening};
 use tests::leveret::Leveret;
 use tests::rabbitmq::RabbitMq;
-use tests::wire::content::Content;
+use tests::wire::content::{Content, position};
 use tests::wire::method::Method;
 use tests::wire::value::Value;
 use tokio::net::TcpStream;
@@ -319,6 +319,105 @@ fn dead_messages_go_where_the_operator_says() -> Result<()> {
     said(&server, &["queue", "resume", "work"])?;
     let removed = said(&server, &["queue", "purge", "work"])?;
     ensure!(removed.contains('3'), "{removed}");
+    Ok(())
+}
+
+/// Acked messages survive `kill -9`, are replayed by place, time and header, and leave when a
+/// policy or their time says so.
+#[test]
+fn settled_messages_are_kept_and_replayed() -> Result<()> {
+    let mut server = Leveret::start("")?;
+    runtime()?.block_on(async {
+        let mut client = connect(server.amqp, "guest", "guest", "/").await?;
+        client.open_channel(1, PATIENCE).await?;
+        let hour = vec![("x-retain".to_owned(), Value::int(3_600_000))];
+        declare(&mut client, "kept", hour).await?;
+        declare(&mut client, "brief", Vec::new()).await?;
+        declare(&mut client, "other", Vec::new()).await?;
+        publish_and_ack(&mut client, "kept", 5).await
+    })?;
+    // Whoever asks waits for what was acked before.
+    let kept = counted(&server, "kept", &[])?;
+    ensure!(kept == 5, "{kept} of 5 are kept");
+    server.kill()?;
+    server.restart()?;
+    ensure!(counted(&server, "kept", &[])? == 5);
+    ensure!(counted(&server, "kept", &["--from-seq", "1", "--to-seq", "3"])? == 3);
+    ensure!(counted(&server, "kept", &["--header", "number=4"])? == 1);
+    ensure!(counted(&server, "kept", &["--since", "2100-01-01T00:00:00Z"])? == 0);
+    ensure!(counted(&server, "kept", &["--until", "2100-01-01T00:00:00Z"])? == 5);
+    let done = said(&server, &["replay", "start", "kept", "--to", "other"])?;
+    ensure!(done.contains("done"), "{done}");
+    let done = said(&server, &["replay", "start", "kept", "--from-seq", "3"])?;
+    ensure!(done.contains("done"), "{done}");
+    let rows = |queue: &str| -> Result<usize> {
+        let list = said(&server, &["queue", "peek", queue, "--json"])?;
+        let list: Json = serde_json::from_str(&list)?;
+        Ok(list.as_array().map_or(0, Vec::len))
+    };
+    ensure!((rows("other")?, rows("kept")?) == (5, 2));
+    let shown = said(&server, &["queue", "show", "kept", "5"])?;
+    ensure!(shown.contains("\"x-replayed-seq\": 3"), "{shown}");
+    let refusal = refused(&server, &["replay", "start", "other"])?;
+    ensure!(refusal.contains("keeps no settled messages"), "{refusal}");
+
+    // A live queue begins to keep, and what it keeps ends by time.
+    let policy = ["policy", "set", "p", "^brief$", "{\"retain\": 1000}"];
+    said(&server, &policy)?;
+    runtime()?.block_on(async {
+        let mut client = connect(server.amqp, "guest", "guest", "/").await?;
+        client.open_channel(1, PATIENCE).await?;
+        publish_and_ack(&mut client, "brief", 2).await
+    })?;
+    let begun = std::time::Instant::now();
+    while counted(&server, "brief", &[])? > 0 {
+        ensure!(begun.elapsed() < 3 * PATIENCE, "it is still kept");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(counted(&server, "kept", &[])? == 5);
+    Ok(())
+}
+
+/// How many settled messages a replay would mean.
+fn counted(server: &Leveret, queue: &str, conditions: &[&str]) -> Result<u64> {
+    let mut args = vec!["replay", "start", queue, "--dry-run", "--json"];
+    args.extend(conditions);
+    let rows: Json = serde_json::from_str(&said(server, &args)?)?;
+    rows[0]["meant"].as_u64().context("no count")
+}
+
+async fn declare(client: &mut Client, queue: &str, rules: Vec<(String, Value)>) -> Result<()> {
+    let declare = Method::named("queue.declare")?
+        .with("queue", Value::str(queue))?
+        .with("durable", Value::Bool(true))?
+        .with("arguments", Value::Table(rules))?;
+    client.send(1, &declare, None).await?;
+    client.await_method(1, "queue.declare-ok", PATIENCE).await?;
+    Ok(())
+}
+
+async fn publish_and_ack(client: &mut Client, queue: &str, count: i64) -> Result<()> {
+    let publish = Method::named("basic.publish")?.with("routing-key", Value::str(queue))?;
+    for number in 0..count {
+        let mut content = Content::default();
+        let headers = position("headers").context("a property")?;
+        let number = ("number".to_owned(), Value::int(number));
+        content.properties[headers] = Some(Value::Table(vec![number]));
+        client.send(1, &publish, Some(&content)).await?;
+    }
+    for tag in 1..=count {
+        let get = Method::named("basic.get")?.with("queue", Value::str(queue))?;
+        client.send(1, &get, None).await?;
+        client.await_method(1, "basic.get-ok", PATIENCE).await?;
+        let ack = Method::named("basic.ack")?.with("delivery-tag", Value::int(tag))?;
+        client.send(1, &ack, None).await?;
+    }
+    // Its answer comes after all of that was done.
+    let check = Method::named("queue.declare")?
+        .with("queue", Value::str(queue))?
+        .with("passive", Value::Bool(true))?;
+    client.send(1, &check, None).await?;
+    client.await_method(1, "queue.declare-ok", PATIENCE).await?;
     Ok(())
 }
 

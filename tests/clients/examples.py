@@ -28,7 +28,7 @@ EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
           "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
-          "parcels.dlq", "renders", "renders.dlq"]
+          "parcels.dlq", "renders", "renders.dlq", "sales"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -352,6 +352,25 @@ def rust_pictures():
     publish_then_consume("rust", (*cargo, "publish"), (*cargo, "consume"), "^confirmed: picture {}$", 10, "^got: picture {}$")
 
 
+def replay(language, *command):
+    """What was acked is kept, and a part of it comes again."""
+    with Program(language, *command) as program:
+        for number in range(3):
+            program.expect(f"^sale {number}$")
+        program.expect("^kept: 3$")
+        for number in (1, 2):
+            program.expect(f"^again: sale {number}, which was at {number}$")
+        program.ends()
+
+
+def python_replay():
+    replay("python", PYTHON, "replay.py")
+
+
+def node_replay():
+    replay("node", "node", "replay.js")
+
+
 def checks(language):
     match language:
         case "python":
@@ -362,7 +381,7 @@ def checks(language):
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
-                yield from (python_leases, python_http_worker)
+                yield from (python_leases, python_http_worker, python_replay)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
@@ -370,7 +389,7 @@ def checks(language):
             yield node_tasks
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
-                yield from (node_leases, node_http_worker)
+                yield from (node_leases, node_http_worker, node_replay)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

@@ -7,7 +7,7 @@ use store::definitions::QueueDeclare;
 use store::queue::consumers::ChannelKey;
 use store::shard::{Got, Run};
 
-use super::tests::{app, json as body_of, send, send_body};
+use super::tests::{app, bytes, json as body_of, send, send_body};
 use serde_json::Value;
 
 use super::*;
@@ -180,6 +180,87 @@ async fn what_cannot_be_moved_is_refused_and_nothing_changed() {
     assert_eq!(response.status(), 400);
     let page = body_of(send(&app, "GET", "/v1/queues/q/messages", &[]).await).await;
     assert_eq!(page["messages"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_acked_is_shown_counted_and_replayed() {
+    let app = app().await;
+    declare(&app, "plain", None);
+    let mut arguments = amqp::field::Table::default();
+    arguments.insert("x-retain", amqp::field::Value::I64(60_000));
+    let ask = QueueDeclare {
+        name: "kept".into(),
+        durable: true,
+        arguments,
+        ..QueueDeclare::default()
+    };
+    app.store.lock().declare_queue(0, &"/".into(), ask).unwrap();
+    for id in ["a", "b", "c"] {
+        publish(&app, "kept", id, b"x");
+    }
+    {
+        let mut shard = app.store.lock();
+        let id = shard.queue(0, "/", "kept").unwrap();
+        assert_eq!(shard.purge(id), 3);
+    }
+    let page = body_of(send(&app, "GET", "/v1/queues/kept/retained?limit=2", &[]).await).await;
+    assert_eq!(page["messages"][1]["properties"]["message_id"], "b");
+    assert_eq!(page["next"], 2);
+    let page = body_of(send(&app, "GET", "/v1/queues/kept/retained?from=2", &[]).await).await;
+    assert_eq!(page["messages"][0]["properties"]["message_id"], "c");
+    assert_eq!(page["next"], Value::Null);
+    let path = "/v1/queues/kept/replay";
+    let order = json!({"from_seq": 1, "to": "plain", "dry_run": true}).to_string();
+    let counted = body_of(send_body(&app, "POST", path, &JSON, &order).await).await;
+    assert_eq!(counted, json!({"count": 2, "dry_run": true}));
+    for (path, body, status, detail) in [
+        (
+            path,
+            json!({"to": "none"}),
+            404,
+            "to: no queue 'none' in vhost '/'",
+        ),
+        (
+            path,
+            json!({"from_seq": 5, "to_seq": 4}),
+            400,
+            "to_seq: 4 is less than from_seq, which is 5",
+        ),
+        (
+            "/v1/queues/plain/replay",
+            json!({}),
+            400,
+            "queue 'plain' in vhost '/' keeps no settled messages: it has neither 'x-retain' nor \
+             'x-retain-bytes'",
+        ),
+    ] {
+        let response = send_body(&app, "POST", path, &JSON, &body.to_string()).await;
+        assert_eq!(response.status(), status, "{body}");
+        assert_eq!(body_of(response).await["detail"], detail);
+    }
+    let order = json!({"to_seq": 1, "to": "plain", "filter": {"ids": ["a", "c"]}}).to_string();
+    let response = send_body(&app, "POST", path, &JSON, &order).await;
+    assert_eq!(response.status(), 202);
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    let view = loop {
+        let view = body_of(send(&app, "GET", &location, &[]).await).await;
+        if view["state"] != "running" {
+            break view;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (&view["state"], &view["kind"], &view["moved"]),
+        (&json!("done"), &json!("replay"), &json!(1))
+    );
+    let page = body_of(send(&app, "GET", "/v1/queues/plain/messages", &[]).await).await;
+    assert_eq!(page["messages"][0]["properties"]["message_id"], "a");
+    let headers = &page["messages"][0]["properties"]["headers"];
+    assert_eq!(headers["x-replayed-from"], "kept");
+    let metrics = bytes(send(&app, "GET", "/metrics", &[]).await).await;
+    let text = String::from_utf8(metrics).unwrap();
+    assert!(text.contains("leveret_queue_retained_messages{vhost=\"/\",queue=\"kept\"} 3"));
+    assert!(text.contains("leveret_queue_retained_bytes{vhost=\"/\",queue=\"kept\"} 195"));
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ pub(super) async fn send_body(
     router(app.clone()).oneshot(request).await.unwrap()
 }
 
-async fn bytes(response: Response<Body>) -> Vec<u8> {
+pub(super) async fn bytes(response: Response<Body>) -> Vec<u8> {
     response
         .into_body()
         .collect()
