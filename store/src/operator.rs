@@ -485,7 +485,10 @@ impl Shard {
         if self.redrives.values().filter(running).count() >= REDRIVES_MAX {
             return Err(refused(format!("{REDRIVES_MAX} redrives run already")));
         }
-        let target = ask.target.as_ref().or(replays.then_some(&ask.source));
+        let target = ask
+            .target
+            .as_ref()
+            .or_else(|| replays.then_some(&ask.source));
         let row = RedriveRow {
             id: JobId(clock::new_id()).to_string().into(),
             kind: ask.kind,

@@ -40,6 +40,7 @@ impl World {
         );
         self.shard.put_redrive(RedriveRow {
             id: name.into(),
+            kind: RedriveKind::Ready,
             queue: id,
             vhost: "/".into(),
             source: RULES[queue].name.into(),
