@@ -255,7 +255,7 @@ async fn what_was_acked_is_shown_counted_and_replayed() {
     );
     let page = body_of(send(&app, "GET", "/v1/queues/plain/messages", &[]).await).await;
     assert_eq!(page["messages"][0]["properties"]["message_id"], "a");
-    let headers = &page["messages"][0]["properties"]["headers"];
+    let headers = &page["messages"][0]["headers"];
     assert_eq!(headers["x-replayed-from"], "kept");
     let metrics = bytes(send(&app, "GET", "/metrics", &[]).await).await;
     let text = String::from_utf8(metrics).unwrap();
