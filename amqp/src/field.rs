@@ -154,8 +154,8 @@ impl Table {
 }
 
 /// True for a header's key by which a publisher asks the broker for something, or by which an
-/// earlier broker left word: copies, delays, retries, deaths. Some others begin like these, too; who
-/// acts on one looks closer, and need not look at all where no key is like these.
+/// earlier broker left word: copies, delays, retries, deaths. Some others begin like these, too;
+/// who acts on one looks closer, and need not look at all where no key is like these.
 pub fn asks(key: &[u8]) -> bool {
     key.starts_with(b"x-") && matches!(key.get(2), Some(b'd' | b'r'))
         || key == b"CC"
