@@ -139,7 +139,7 @@ impl Store {
     fn holds_settled_only(&self, id: QueueId) -> bool {
         let shard = self.lock();
         let queue = shard.queues.get(&id);
-        queue.is_some_and(|queue| queue.log.stragglers.is_empty())
+        queue.is_some_and(|queue| queue.log.stragglers.is_empty() && queue.log.waiting.is_empty())
     }
 }
 

@@ -356,17 +356,18 @@ impl Log {
     ) -> Option<Changes> {
         let mut out = match &mut self.retained {
             Some(retained) => {
-                let rows = &self.stragglers;
+                let (rows, waiting) = (&self.stragglers, &self.waiting);
                 let busy = |entry: &Entry| {
-                    rows.iter()
-                        .any(|seq| (entry.first..=entry.last).contains(seq))
+                    let mut out = rows.range(entry.first..=entry.last);
+                    out.next().is_some() || waiting.any_within(entry.first, entry.last)
                 };
                 retained.take_changes(now, busy, number)
             }
             None if self.unretained.is_empty() => return None,
             None => Changes::default(),
         };
-        out.dropped.append(&mut self.unretained);
+        let some = self.unretained.len().min(retained::DROPS_MAX);
+        out.dropped.extend(self.unretained.drain(..some));
         Some(out)
     }
 }

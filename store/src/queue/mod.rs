@@ -13,7 +13,7 @@
 //!   [chunk saved][chunk saved, body on disk][chunk saving][open chunk]
 //! ```
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use amqp::content::{Block, Entry};
@@ -243,7 +243,7 @@ pub struct Log {
     expiring: bool,
     /// Messages that wait no more, and whose content lives in a waiting row until they are
     /// settled.
-    pub stragglers: HashSet<Seq, RandomState>,
+    pub stragglers: BTreeSet<Seq>,
     /// Waiting rows of messages that are settled.
     pub dead_rows: Vec<Seq>,
     /// First seqs of chunks with settled bits that no commit has recorded.

@@ -4,6 +4,8 @@
 //! contradict them.
 //! In: `shard::history`.
 
+use std::collections::HashSet;
+
 use super::*;
 
 /// Where a message stands.

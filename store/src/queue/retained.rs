@@ -20,6 +20,10 @@ const TIERS: [(usize, Range<u64>); 2] = [(64, 0..32 << 10), (8, 32 << 10..128 <<
 /// Segments become one only when they were settled within this share of the time that they are
 /// kept, as all stay as long as the newest.
 const SPAN_SHARE: u64 = 8;
+/// Segments that leave in one commit, at most: a start after a long stop, or the end of a retention,
+/// may find gigabytes that are over, and must not hold up everybody's confirms. The next second goes
+/// on.
+pub(super) const DROPS_MAX: usize = 256;
 /// Segments that must come before another look for adjacent ones.
 const LOOK_EVERY: usize = 64;
 
@@ -193,7 +197,10 @@ impl Retained {
         for first in std::mem::take(&mut self.fresh) {
             self.stamp(first, now, &mut out);
         }
-        while let Some(first) = self.oldest_over(now) {
+        for _ in 0..DROPS_MAX {
+            let Some(first) = self.oldest_over(now) else {
+                break;
+            };
             let entry = self.entries.get(&first).copied();
             let timed = |entry: &Entry| !self.is_oversized(entry) && busy(entry);
             match entry {
@@ -396,6 +403,23 @@ mod tests {
             [SegmentId(2)]
         );
         assert_eq!((retained.messages(), retained.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn no_commit_drops_more_than_it_can_bear() {
+        let mut retained = kept(Some(2), None);
+        let all = 2 * DROPS_MAX as u64 + 3;
+        for id in 0..all {
+            retained.restore(Entry {
+                settled_at: 0,
+                ..entry(id, id, 1)
+            });
+        }
+        for count in [DROPS_MAX, DROPS_MAX, 3] {
+            assert!(retained.has_changes(9000));
+            assert_eq!(changes(&mut retained, 9000, false).dropped.len(), count);
+        }
+        assert!(!retained.has_changes(9000));
     }
 
     #[test]

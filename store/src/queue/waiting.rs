@@ -52,6 +52,14 @@ impl Waiting {
         self.due.from(after.map_or(0, |seq| seq + 1))
     }
 
+    /// True when one of these seqs waits, the last one included.
+    pub fn any_within(&self, first: Seq, last: Seq) -> bool {
+        self.due
+            .from(first)
+            .next()
+            .is_some_and(|(seq, _)| seq <= last)
+    }
+
     pub fn contains(&self, seq: Seq) -> bool {
         self.due.get(seq).is_some()
     }
@@ -326,6 +334,8 @@ mod tests {
             let later: Vec<_> = all.iter().copied().filter(|(seq, _)| *seq > after).collect();
             prop_assert_eq!(waiting.after(Some(after)).collect::<Vec<_>>(), later);
             prop_assert_eq!(waiting.len(), model.len());
+            let within = model.range(after..=after + 9).next().is_some();
+            prop_assert_eq!(waiting.any_within(after, after + 9), within);
             prop_assert_eq!(waiting.next_due(), model.values().min().copied());
             let mut restored = Waiting::default();
             restored.restore(&all);

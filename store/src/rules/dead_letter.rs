@@ -146,7 +146,7 @@ pub fn newest(properties: &Properties) -> Option<&Table> {
 }
 
 /// In the row of a dead message that waits: why it died. Nobody sees it there.
-const KEPT: &str = "x-leveret-dead";
+pub(super) const KEPT: &str = "x-leveret-dead";
 
 /// Properties for the row of a dead message that has nowhere to go yet.
 pub fn keep(raw: &[u8], reason: Reason) -> Vec<u8> {

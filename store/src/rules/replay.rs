@@ -8,6 +8,7 @@ use amqp::field::{Table, Value};
 use amqp::properties::Properties;
 
 use crate::model::Seq;
+use crate::rules::dead_letter::KEPT;
 use crate::rules::redrive::OF_ATTEMPTS;
 
 /// The queue in which it was settled.
@@ -21,7 +22,8 @@ pub fn properties(raw: &[u8], queue: &str, seq: Seq) -> Vec<u8> {
         return raw.to_vec();
     };
     let headers = properties.headers.get_or_insert_with(Table::default);
-    for name in OF_ATTEMPTS.into_iter().chain([FROM, SEQ]) {
+    // A dead message that waited for somewhere to go says so in its row only.
+    for name in OF_ATTEMPTS.into_iter().chain([FROM, SEQ, KEPT]) {
         headers.remove(name);
     }
     headers.insert(FROM, Value::text(queue));
@@ -32,6 +34,7 @@ pub fn properties(raw: &[u8], queue: &str, seq: Seq) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::dead_letter;
 
     #[test]
     fn a_copy_says_where_it_comes_from_and_no_more_attempts() {
@@ -43,7 +46,9 @@ mod tests {
             headers: Some(headers),
             ..Properties::default()
         };
-        let once = properties(&raw.encode(), "orders", 7);
+        let dead = dead_letter::keep(&raw.encode(), dead_letter::Reason::Expired);
+        assert!(dead_letter::kept(&dead).is_some());
+        let once = properties(&dead, "orders", 7);
         let copy = Properties::parse(&properties(&once, "audit", 9)).expect("sound");
         assert_eq!(copy.message_id.as_deref(), Some(&b"m1"[..]));
         assert_eq!(copy.header("x-attempt"), None);

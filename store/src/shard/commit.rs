@@ -151,7 +151,7 @@ impl Shard {
     pub(crate) fn end_retention(&mut self) {
         let now = clock::now();
         for queue in self.queues.values_mut() {
-            if queue.log.retained.is_some() && queue.log.retains_anew(now) {
+            if queue.log.retains_anew(now) {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
             }
         }
