@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -281,6 +282,54 @@ pub(super) async fn extend(
     Ok(Json(Extended {
         lease_until: instant(Some(until)),
     }))
+}
+
+/// `leases/{lease}:ack` and the like are the same as `leases/{lease}/ack`.
+#[utoipa::path(
+    post,
+    path = "/v1/queues/{queue}/leases/{lease}",
+    params(
+        ("queue" = String, Path, description = "Percent-encoded"),
+        ("lease" = String, Path, description = "From `messages:receive`, then `:ack`, `:fail`, `:extend` or `:release`"),
+        Place,
+    ),
+    responses(
+        (status = 200, description = "`:extend`", body = Extended),
+        (status = 204, description = "The others"),
+        (status = 400, body = Document),
+        (status = 401, body = Document),
+        (status = 403, body = Document),
+        (status = 404, body = Document),
+        (status = 410, body = Document),
+    )
+)]
+pub(super) async fn by_verb(
+    State(app): State<App>,
+    login: Login,
+    path: Result<Path<(String, String)>, PathRejection>,
+    place: Result<Query<Place>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let invalid = |error: PathRejection| Problem::new(Kind::Validation, error.body_text());
+    let Path((queue, named)) = path.map_err(invalid)?;
+    let (name, verb) = named.rsplit_once(':').unwrap_or((&named, ""));
+    let (app, path) = (State(app), Ok(Path((queue, name.to_owned()))));
+    match verb {
+        "ack" => Ok(ack(app, login, path, place).await?.into_response()),
+        "release" => Ok(release(app, login, path, place).await?.into_response()),
+        "fail" => {
+            let body = Option::<Json<Failure>>::from_request(request, &()).await;
+            Ok(fail(app, login, path, place, body).await?.into_response())
+        }
+        "extend" => {
+            let body = Option::<Json<Extension>>::from_request(request, &()).await;
+            Ok(extend(app, login, path, place, body).await?.into_response())
+        }
+        _ => {
+            let detail = format!("a lease knows :ack, :fail, :extend and :release, not ':{verb}'");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(leases::fail))
         .routes(routes!(leases::extend))
         .routes(routes!(leases::release))
+        .routes(routes!(leases::by_verb))
         .routes(routes!(queues::purge))
         .routes(routes!(queues::dead))
         .routes(routes!(queues::purge_dead))

@@ -41,7 +41,12 @@ async fn receive(app: &App, queue: &str, wish: Value) -> Vec<Value> {
 
 async fn end(app: &App, queue: &str, message: &Value, how: &str, body: Value) -> u16 {
     let lease = message["lease"].as_str().unwrap();
-    let path = format!("/v1/queues/{queue}/leases/{lease}/{how}");
+    // Both forms of a verb.
+    let how = match how.starts_with(':') {
+        true => how.to_owned(),
+        false => format!("/{how}"),
+    };
+    let path = format!("/v1/queues/{queue}/leases/{lease}{how}");
     post(app, &path, body).await.0
 }
 
@@ -229,7 +234,8 @@ async fn a_batch_is_received_in_order_and_each_lease_ends_once() {
         (2, "release", json!({})),
     ] {
         assert_eq!(end(&app, "q", &messages[n], how, body).await, 204, "{how}");
-        for again in ["ack", "fail", "release", "extend"] {
+        let forms = [":ack", ":fail", ":release", ":extend"];
+        for again in forms.into_iter().flat_map(|form| [form, &form[1..]]) {
             let status = end(&app, "q", &messages[n], again, json!({})).await;
             assert_eq!(status, 410, "{again} after {how}");
         }
@@ -269,11 +275,15 @@ async fn a_lease_that_ends_returns_the_message_and_its_worker_is_late() {
             (0, 1, 0),
             "the late ack settled nothing"
         );
-        let longer = end(&app, queue, &second[0], "extend", json!({"ms": 60_000})).await;
+        let longer = end(&app, queue, &second[0], ":extend", json!({"ms": 60_000})).await;
         assert_eq!(longer, 200);
+        let other = end(&app, queue, &second[0], ":steal", json!({})).await;
+        assert_eq!(other, 404);
+        let odd = end(&app, queue, &second[0], ":extend", json!({"ms": 0})).await;
+        assert_eq!(odd, 400);
         tokio::time::sleep(Duration::from_millis(120)).await;
         assert_eq!(counts(&app, queue), (0, 1, 0), "extended");
-        assert_eq!(end(&app, queue, &second[0], "ack", json!({})).await, 204);
+        assert_eq!(end(&app, queue, &second[0], ":ack", json!({})).await, 204);
         assert_eq!(counts(&app, queue), (0, 0, 0));
     }
     let counters = app.store.stats().counters;
