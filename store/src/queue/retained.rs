@@ -20,9 +20,9 @@ const TIERS: [(usize, Range<u64>); 2] = [(64, 0..32 << 10), (8, 32 << 10..128 <<
 /// Segments become one only when they were settled within this share of the time that they are
 /// kept, as all stay as long as the newest.
 const SPAN_SHARE: u64 = 8;
-/// Segments that leave in one commit, at most: a start after a long stop, or the end of a retention,
-/// may find gigabytes that are over, and must not hold up everybody's confirms. The next second goes
-/// on.
+/// Segments that leave in one commit, at most: a start after a long stop, or the end of a
+/// retention, may find gigabytes that are over, and must not hold up everybody's confirms. The next
+/// second goes on.
 pub(super) const DROPS_MAX: usize = 256;
 /// Segments that must come before another look for adjacent ones.
 const LOOK_EVERY: usize = 64;
