@@ -49,6 +49,8 @@ use topology::arguments::Retention;
 const MEMORY_BUDGET: u64 = 64 << 20;
 /// RabbitMQ's `consumer_timeout` since 3.8.17: half an hour, ms.
 pub const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
+/// After a database refused to read: it is asked again, but not at once.
+const READ_AGAIN: Duration = Duration::from_millis(500);
 /// Waiting rows read at a time: some megabytes.
 const ROWS_TOGETHER: usize = 256;
 
@@ -726,10 +728,14 @@ async fn load(store: Arc<StoreInner>) {
 /// Contents of waiting messages; those that were not read are asked for again.
 async fn read_back(store: &StoreInner, queue: QueueId, seqs: &[Seq]) {
     let mut rows = Vec::new();
-    if store.lock().may_read_back(queue) {
-        match store.backend.read_waiting(queue, seqs.to_vec()).await {
+    let may = store.lock().may_read_back(queue, seqs);
+    if !may.is_empty() {
+        match store.backend.read_waiting(queue, may).await {
             Ok(found) => rows = found,
-            Err(error) => return tracing::error!(%error, "waiting messages cannot be read"),
+            Err(error) => {
+                tracing::error!(%error, "waiting messages cannot be read");
+                tokio::time::sleep(READ_AGAIN).await;
+            }
         }
     }
     let mut shard = store.lock();

@@ -42,6 +42,8 @@ mod delay;
 mod delay_tests;
 mod deliver;
 #[cfg(test)]
+mod deliver_tests;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod history_tests;
@@ -83,6 +85,8 @@ const READ_AHEAD_MAX: usize = 4_096;
 /// Contents out of a queue's rows that no consumer has taken, bytes: they cannot leave memory, so
 /// what is due beyond stays in its row until there is a taker (I8).
 const READ_BACK_BYTES: u64 = 16 << 20;
+/// Contents that others wait for and that are read beyond, at a time.
+const URGENT_MAX: usize = 64;
 /// Publisher and consumer address of direct reply-to.
 pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// Replies to deferred calls are captured here: the job's id follows.

@@ -144,6 +144,14 @@ impl Consumers {
         Some((&mut self.list[at], count))
     }
 
+    /// The turn is again its whose it just was: it did not get all that it was to get.
+    pub fn stay(&mut self) {
+        let n = self.list.len();
+        if !self.single && n > 0 {
+            self.turn = (self.turn + n - 1) % n;
+        }
+    }
+
     /// The active one: the first who came; after it the first of the highest priority. One that is
     /// to make way gets no more; the other's turn comes when what it has is settled.
     fn next_active(&mut self, can: impl Fn(&Consumer) -> bool) -> Option<(&mut Consumer, usize)> {

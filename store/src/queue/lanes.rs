@@ -67,6 +67,16 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
+    /// True when some key could hand out a message now.
+    pub(super) fn has_turn(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// True for a message in backoff that holds up its key.
+    pub(super) fn blocks(&self, seq: Seq) -> bool {
+        self.parked.contains_key(&seq)
+    }
+
     pub(super) fn new(partition: Partition) -> Self {
         Self {
             partition,

@@ -517,6 +517,9 @@ impl Log {
         }
         self.settle(seq, 1);
         self.wait(seq, due, failures, in_row);
+        if self.lanes.as_ref().is_some_and(|lanes| lanes.blocks(seq)) {
+            self.waiting.hurry(seq);
+        }
     }
 
     /// A message that is not in the log waits until `due`.
@@ -678,6 +681,17 @@ impl Log {
         if let Some(lanes) = &mut self.lanes {
             let key = lanes.key_of(&piece.block, piece.index(0));
             lanes.parked(seq, key);
+            self.waiting.hurry(seq);
+        }
+    }
+
+    /// True when only a message that waits for its time would let any go out: each of those that
+    /// are here waits for its key.
+    pub fn needs_urgent(&self) -> bool {
+        match &self.lanes {
+            Some(lanes) => !lanes.has_turn() && self.cursor == self.next && self.aside.is_empty(),
+            // Nothing is held back by key: what is urgent leaves the queue as soon as it is here.
+            None => true,
         }
     }
 

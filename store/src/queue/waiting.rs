@@ -21,6 +21,8 @@ pub struct Waiting {
     asked_to: (Micros, Seq),
     /// Came later, and stand before.
     overtaken: Vec<Seq>,
+    /// Those that others wait for.
+    urgent: BTreeSet<(Micros, Seq)>,
     /// Those that are due by then were told: they wait for their content only.
     told_to: Micros,
     /// Their contents are in rows.
@@ -87,7 +89,28 @@ impl Waiting {
             return false;
         };
         self.order.remove(&(due, seq));
+        self.urgent.remove(&(due, seq));
         true
+    }
+
+    /// Others wait for this one, so its content comes even when no more is read for want of takers.
+    pub fn hurry(&mut self, seq: Seq) {
+        if let Some(due) = self.due.get(seq) {
+            self.urgent.insert((due, seq));
+        }
+    }
+
+    /// True for one that `hurry` named.
+    pub fn is_urgent(&self, seq: Seq) -> bool {
+        let due = self.due.get(seq);
+        due.is_some_and(|due| self.urgent.contains(&(due, seq)))
+    }
+
+    /// Those that others wait for and whose time comes before `horizon`, at most `limit`. Unlike
+    /// `ahead`, a second call names them again.
+    pub fn urgent(&self, horizon: Micros, limit: usize) -> Vec<Seq> {
+        let due = self.urgent.range(..=(horizon, Seq::MAX));
+        due.take(limit).map(|&(_, seq)| seq).collect()
     }
 
     /// Those whose time has come since the last call, in order: however many are due and have no
@@ -301,6 +324,27 @@ mod tests {
         waiting.insert(4, 20);
         assert_eq!(waiting.come_due(50), [4, 3, 1], "the clock was set back");
         assert_eq!(waiting.next_due(), None);
+    }
+
+    #[test]
+    fn what_others_wait_for_is_named_until_it_waits_no_more() {
+        let mut waiting = Waiting::default();
+        for (seq, due) in [(1, 50), (2, 10), (3, 30)] {
+            waiting.insert(seq, due);
+        }
+        waiting.hurry(1);
+        waiting.hurry(3);
+        waiting.hurry(9);
+        assert_eq!(waiting.urgent(40, 9), [3]);
+        assert_eq!(
+            waiting.urgent(50, 1),
+            [3],
+            "again, and no more than asked for"
+        );
+        waiting.insert(1, 20);
+        assert!(!waiting.is_urgent(1), "it waits anew, for another reason");
+        waiting.remove(3);
+        assert!(waiting.urgent(99, 9).is_empty());
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl Shard {
         let attempts = known.copied().unwrap_or(0);
         let raw = dead_letter::keep(piece.block.properties(piece.index(0)), reason);
         self.park(id, (piece.first, piece), &raw, attempts, DEAD_RETRY_MS);
+        // It goes to another queue, not to a taker of this one.
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.log.waiting.hurry(piece.first);
+        }
     }
 
     /// A call ends with its message.

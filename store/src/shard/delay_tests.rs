@@ -14,7 +14,7 @@ const BODY: usize = 16 << 10;
 const COUNT: u64 = 2_000;
 
 /// A store with a work queue, and a channel.
-async fn store() -> (Store, ChannelKey, QueueId) {
+async fn store(more: &[(&str, Value)]) -> (Store, ChannelKey, QueueId) {
     let store = Store::open(Arc::new(Memory::default()), Options::default());
     let store = store.await.expect("a start");
     let mut shard = store.lock();
@@ -26,6 +26,9 @@ async fn store() -> (Store, ChannelKey, QueueId) {
     shard.open_channel(key);
     let mut arguments = Table::default();
     arguments.insert("x-retry-limit", Value::I32(3));
+    for (name, value) in more {
+        arguments.insert(name, value.clone());
+    }
     let ask = QueueDeclare {
         name: "q".into(),
         durable: true,
@@ -39,26 +42,45 @@ async fn store() -> (Store, ChannelKey, QueueId) {
     (store, key, id)
 }
 
-fn delayed(ms: i32) -> Arc<Block> {
+/// A message of one key.
+fn message(delay_ms: Option<i32>, bytes: usize) -> Arc<Block> {
     let mut headers = Table::default();
-    headers.insert("x-delay", Value::I32(ms));
+    headers.insert("k", Value::I32(7));
+    if let Some(ms) = delay_ms {
+        headers.insert("x-delay", Value::I32(ms));
+    }
     let properties = Properties {
+        delivery_mode: Some(2),
         headers: Some(headers),
         ..Properties::default()
     };
     let mut block = Block::default();
-    block.push(&Address::new(b"", b"q"), &properties.encode(), &[7; BODY]);
+    let address = Address::new(b"", b"q");
+    block.push(&address, &properties.encode(), &vec![7; bytes]);
     Arc::new(block)
+}
+
+fn publish(store: &Store, block: &Arc<Block>) {
+    let published = store.lock().publish(&Run::alone(&"/".into(), block));
+    published.expect("published");
+}
+
+async fn fail(store: &Store, id: QueueId, key: ChannelKey) {
+    loop {
+        let got = store.lock().get(id, key, false);
+        if let Got::Message { tag, .. } = got {
+            assert!(store.lock().nack(key, tag, false, false));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]
 async fn what_is_due_stays_in_its_row_until_there_is_a_taker() {
-    let (store, key, id) = store().await;
-    let vhost: Arc<str> = "/".into();
+    let (store, key, id) = store(&[]).await;
     for _ in 0..COUNT {
-        let block = delayed(1);
-        let published = store.lock().publish(&Run::alone(&vhost, &block));
-        published.expect("published");
+        publish(&store, &message(Some(1), BODY));
     }
     store.on_disk().await.expect("on disk");
     let in_memory = || store.lock().queues[&id].log.read_back_bytes();
@@ -83,4 +105,28 @@ async fn what_is_due_stays_in_its_row_until_there_is_a_taker() {
     let log = &store.lock().queues[&id].log;
     assert_eq!(log.read_back_bytes(), 0);
     assert!(log.waiting.is_empty() && log.ready() == 0 && log.unacked() == 0);
+}
+
+#[tokio::test]
+async fn a_key_goes_on_however_much_waits_behind_it() {
+    let (store, key, id) = store(&[
+        ("x-partition-header", Value::text("k")),
+        ("x-retry-delay", Value::I32(300)),
+    ])
+    .await;
+    publish(&store, &message(None, 1));
+    fail(&store, id, key).await;
+    // They come due first, and stand behind the one that failed.
+    for _ in 0..COUNT {
+        publish(&store, &message(Some(1), BODY));
+    }
+    let mut sizes = Vec::new();
+    while sizes.len() as u64 <= COUNT {
+        let got = store.lock().get(id, key, true);
+        match got {
+            Got::Message { piece, .. } => sizes.push(piece.entry(0).body_size as usize),
+            Got::Later | Got::Empty => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    assert_eq!(sizes.iter().position(|size| *size == 1), Some(0));
 }

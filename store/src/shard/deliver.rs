@@ -80,6 +80,9 @@ impl Shard {
     /// Hands out what can be handed out.
     pub fn pump(&mut self, id: QueueId) {
         self.watch(id);
+        // Consumers yet to come in this round, what each gets, and what the last one has to get
+        // still: all the same, so that a backlog is dealt out as evenly as single messages are.
+        let (mut to_come, mut share, mut owed) = (0, 0, 0);
         loop {
             self.expire(id);
             let Some(queue) = self.queues.get_mut(&id) else {
@@ -129,12 +132,19 @@ impl Shard {
                 }
                 return;
             };
-            let fair = match able {
-                1 => 4096,
-                _ => u32::try_from(ready / (able as u64 * 4))
-                    .unwrap_or(TURN_MAX)
-                    .clamp(1, TURN_MAX),
-            };
+            if owed == 0 {
+                if to_come == 0 {
+                    to_come = able;
+                    share = match able {
+                        1 => 4096,
+                        _ => u32::try_from(ready / (able as u64 * 4))
+                            .unwrap_or(TURN_MAX)
+                            .clamp(1, TURN_MAX),
+                    };
+                }
+                to_come -= 1;
+                owed = share;
+            }
             let asked = &queue.arguments;
             let one = asked.message_ttl_ms.is_some()
                 || (asked.counts || asked.work.is_some()) && !queue.log.attempts.is_empty();
@@ -142,7 +152,7 @@ impl Shard {
             let max = if one {
                 1
             } else {
-                fair.min(consumer.credit()).min(left).min(allowed)
+                owed.min(consumer.credit()).min(left).min(allowed)
             };
             let now = match queue.log.may_expire() {
                 true => clock::now(),
@@ -178,6 +188,11 @@ impl Shard {
             };
             if !no_ack {
                 consumer.unacked += piece.count;
+            }
+            // A run ends with its block; who got less than its share goes on.
+            owed = max.saturating_sub(piece.count);
+            if owed > 0 {
+                queue.consumers.stay();
             }
             self.deliver(id, (key, tag), piece, handing);
         }

@@ -447,10 +447,15 @@ impl Shard {
         }
     }
 
-    /// True while contents may come out of a queue's rows.
-    pub(crate) fn may_read_back(&self, id: QueueId) -> bool {
-        let queue = self.queues.get(&id);
-        queue.is_some_and(|queue| queue.log.read_back_bytes() < READ_BACK_BYTES)
+    /// Which of these contents may come out of the queue's rows now.
+    pub(crate) fn may_read_back(&self, id: QueueId, seqs: &[Seq]) -> Vec<Seq> {
+        let Some(log) = self.queues.get(&id).map(|queue| &queue.log) else {
+            return Vec::new();
+        };
+        let all = log.read_back_bytes() < READ_BACK_BYTES;
+        let urgent = !all && time::reads_urgent(log);
+        let may = |seq: &&Seq| all || urgent && log.waiting.is_urgent(**seq);
+        seqs.iter().filter(may).copied().collect()
     }
 
     /// A waiting row was read: its time has come, or comes soon.

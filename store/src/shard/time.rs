@@ -96,7 +96,9 @@ impl Shard {
             let log = &mut queue.log;
             let mut rows = match log.read_back_bytes() < READ_BACK_BYTES {
                 true => log.waiting.ahead(now + READ_AHEAD, READ_AHEAD_MAX),
-                // Those that are due wait on until a consumer has taken others.
+                // Those that are due wait on until a consumer has taken others, but for those
+                // without which no consumer would get any.
+                false if reads_urgent(log) => log.waiting.urgent(now + READ_AHEAD, URGENT_MAX),
                 false => Vec::new(),
             };
             rows.retain(|seq| !log.parked.contains(*seq));
@@ -140,6 +142,11 @@ impl Shard {
         let left = u64::try_from(next.saturating_sub(now)).unwrap_or(0);
         Duration::from_micros(left).clamp(GRAIN_MIN, TICK)
     }
+}
+
+/// Whether a queue whose contents fill what it may hold in memory reads those that others wait for.
+pub(super) fn reads_urgent(log: &Log) -> bool {
+    log.read_back_bytes() < 2 * READ_BACK_BYTES || log.needs_urgent()
 }
 
 /// So many milliseconds after an instant; whoever asks for more than there is gets the end of time.
