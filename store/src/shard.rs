@@ -60,6 +60,7 @@ mod reply;
 mod route;
 mod settle;
 pub(crate) mod sweep;
+mod taken;
 pub(crate) mod time;
 mod trace;
 mod window;
@@ -355,6 +356,8 @@ pub struct Shard {
     windows: bool,
     /// CC and BCC of the message that is being published, while it is.
     copies: Vec<Vec<u8>>,
+    /// Of the run that is being published.
+    taken: Option<taken::Taken>,
 }
 
 impl Shard {
@@ -403,6 +406,7 @@ impl Shard {
             works: false,
             windows: false,
             copies: Vec::new(),
+            taken: None,
         }
     }
 

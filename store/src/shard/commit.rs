@@ -20,6 +20,7 @@ impl Shard {
         cut.waiters = std::mem::take(&mut self.waiters);
         cut.sync = std::mem::take(&mut self.wanted);
         self.fenced.clear();
+        let mut over = HashSet::default();
         for id in std::mem::take(&mut self.dirty) {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
@@ -37,7 +38,7 @@ impl Shard {
                     bits,
                 });
             });
-            queue.drop_rows(&mut cut.batch);
+            queue.drop_rows(&mut cut.batch, &mut over);
             let counts = queue.log.take_counts().into_iter();
             let rows = counts.map(|(seq, count)| WaitingRow::count(id, seq, count));
             cut.batch.waiting.extend(rows);
@@ -66,6 +67,10 @@ impl Shard {
                 handed: if unwritten { 0 } else { handed },
                 next,
             });
+        }
+        if !over.is_empty() {
+            let waiting = &mut cut.batch.waiting;
+            waiting.retain(|row| !over.contains(&(row.queue, row.seq)));
         }
         self.make_room(&mut cut);
         cut
@@ -300,18 +305,13 @@ fn keep_newest(rows: &mut Vec<WaitingRow>) {
 
 impl Queue {
     /// Rows of messages that are settled. Rows go before others come: one that is not on disk yet
-    /// must not come after all.
-    fn drop_rows(&mut self, batch: &mut Batch) {
-        if self.log.dead_rows.is_empty() {
-            return;
-        }
+    /// must not come after all, so those of messages that are `over` are to be left out.
+    fn drop_rows(&mut self, batch: &mut Batch, over: &mut HashSet<(QueueId, Seq), RandomState>) {
         let (id, log) = (self.spec.id, &mut self.log);
         let dead = std::mem::take(&mut log.dead_rows);
         if !batch.waiting.is_empty() {
-            let over = dead.iter().filter(|seq| !log.has(**seq));
-            let over: HashSet<Seq, RandomState> = over.copied().collect();
-            let waiting = &mut batch.waiting;
-            waiting.retain(|row| row.queue != id || !over.contains(&row.seq));
+            let gone = dead.iter().filter(|seq| !log.has(**seq));
+            over.extend(gone.map(|seq| (id, *seq)));
         }
         let rows = dead.into_iter().map(|seq| (id, seq));
         batch.dropped_waiting.extend(rows);

@@ -45,6 +45,9 @@ impl Shard {
             .filter(|id| self.is_full(*id, body))
             .collect();
         let refused = !full.is_empty();
+        if refused {
+            self.note_refused(block, first, count);
+        }
         let ticket = match key.filter(|_| confirm != 0) {
             Some(channel) if refused => {
                 self.refuse(channel, confirm, count);

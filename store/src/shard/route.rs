@@ -103,7 +103,11 @@ impl Shard {
         match way.queues.filter(|_| run.copies.is_empty()) {
             Some(_) if self.is_reply(run) => {}
             Some(queues) => self.pass_sound(run, &queues, &mut unroutable)?,
-            None => self.publish_each(run, &mut unroutable)?,
+            None => {
+                let passed = self.publish_each(run, &mut unroutable);
+                self.free_refused(run.vhost);
+                passed?;
+            }
         }
         Ok(unroutable)
     }
@@ -133,6 +137,7 @@ impl Shard {
         for offset in 0..run.count {
             let chance = self.throw();
             let queues = self.look(run, run.first + offset, Moment { now, chance });
+            self.note_taken(run, run.first + offset);
             if let Some((from, known)) = last.take() {
                 if known == queues {
                     last = Some((from, known));
@@ -162,6 +167,7 @@ impl Shard {
         if offset > 0 {
             self.pass(&run.part(0, offset), queues, unroutable);
         }
+        self.note_refused(run.block, run.first + offset, u32::MAX);
         Err(error)
     }
 
@@ -215,6 +221,7 @@ impl Shard {
             return self.confirm_now(run.channel, run.confirm, run.count, false);
         }
         self.counters.unroutable += u64::from(run.count);
+        self.note_refused(run.block, run.first, run.count);
         if run.mandatory {
             self.counters.returned += u64::from(run.count);
             unroutable.push((run.first, run.count));

@@ -147,6 +147,7 @@ impl Shard {
     ) {
         self.counters.deduplicated += judged.duplicates * u64::from(count);
         if !judged.full.is_empty() {
+            self.note_refused(block, first, count);
             let piece = Piece::new(0, count, block.clone(), first, clock::now());
             for id in &judged.full {
                 self.turn_away(*id, &piece);

@@ -25,6 +25,15 @@ pub(crate) const ALL_KEYS_MAX: usize = 4 * KEYS_MAX;
 /// A value, as its hash.
 pub(crate) type Key = [u8; 16];
 
+/// What a message's key says of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Keyless,
+    Duplicate,
+    /// It has taken this key.
+    New(Key),
+}
+
 pub(super) struct Seen {
     size: usize,
     ttl_ms: Option<u64>,
@@ -64,15 +73,15 @@ impl Seen {
         self.size
     }
 
-    /// True when a message with the same key came before and still counts; otherwise this one
-    /// counts from now on. Messages without a key are never the same.
-    pub(super) fn is_duplicate(&mut self, headers: &Table, now: Micros) -> bool {
+    /// A message with the same key that came before and still counts makes this one a duplicate;
+    /// otherwise this one counts from now on. Messages without a key are never the same.
+    pub(super) fn judge(&mut self, headers: &Table, now: Micros) -> Judgement {
         let Some(value) = headers.find(HEADER) else {
-            return false;
+            return Judgement::Keyless;
         };
         let key = key(value);
         if self.until.get(&key).is_some_and(|until| *until > now) {
-            return true;
+            return Judgement::Duplicate;
         }
         let ttl = headers.find(TTL).and_then(positive).or(self.ttl_ms);
         let span = ttl.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000));
@@ -82,7 +91,16 @@ impl Seen {
         while self.until.len() > self.size || self.order.len() > 2 * self.size {
             self.forget_oldest();
         }
-        false
+        Judgement::New(key)
+    }
+
+    /// The message that took the key was not accepted after all: it may come again.
+    pub(super) fn give_back(&mut self, key: &Key) {
+        if self.until.remove(key).is_some()
+            && let Some(at) = self.order.iter().rposition(|(known, _)| known == key)
+        {
+            self.order.remove(at);
+        }
     }
 
     fn forget_oldest(&mut self) {
@@ -131,7 +149,25 @@ mod tests {
     fn is_duplicate(seen: &mut Seen, key: &str, now: Micros) -> bool {
         let mut headers = Table::default();
         headers.insert(HEADER, Value::text(key));
-        seen.is_duplicate(&headers, now)
+        seen.judge(&headers, now) == Judgement::Duplicate
+    }
+
+    #[test]
+    fn a_key_that_was_given_back_is_new_and_lasts() {
+        let mut seen = seen(&[(SIZE, 2)]);
+        let mut headers = Table::default();
+        headers.insert(HEADER, Value::text("a"));
+        let Judgement::New(key) = seen.judge(&headers, 1) else {
+            panic!("it was not there");
+        };
+        seen.give_back(&key);
+        assert!(!is_duplicate(&mut seen, "a", 2));
+        assert!(!is_duplicate(&mut seen, "b", 3));
+        assert!(
+            is_duplicate(&mut seen, "a", 4),
+            "no older entry drives it out"
+        );
+        assert_eq!(seen.order.len(), 2);
     }
 
     #[test]
@@ -143,8 +179,8 @@ mod tests {
         assert!(!is_duplicate(&mut seen, "c", 4));
         assert!(is_duplicate(&mut seen, "b", 5));
         assert!(!is_duplicate(&mut seen, "a", 6), "two keys are kept");
-        assert!(!seen.is_duplicate(&Table::default(), 7));
-        assert!(!seen.is_duplicate(&Table::default(), 8));
+        assert_eq!(seen.judge(&Table::default(), 7), Judgement::Keyless);
+        assert_eq!(seen.judge(&Table::default(), 8), Judgement::Keyless);
     }
 
     #[test]

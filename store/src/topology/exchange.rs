@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use super::Message;
 use super::delay::{self, Delay};
-use super::duplicates::Seen;
+use super::duplicates::{Judgement, Key, Seen};
 use super::history::History;
 use super::router::Router;
 use super::target::{Found, Target};
@@ -167,16 +167,26 @@ impl Exchange {
         {
             return found.queues.push(queue);
         }
-        if let Some(seen) = &mut self.seen
-            && seen.is_duplicate(message.headers(), message.moment.now)
-        {
-            found.dropped = true;
-            return;
+        if let Some(seen) = &mut self.seen {
+            match seen.judge(message.headers(), message.moment.now) {
+                Judgement::Keyless => {}
+                Judgement::New(key) => found.taken.push((self.spec.name.clone(), key)),
+                Judgement::Duplicate => {
+                    found.dropped = true;
+                    return;
+                }
+            }
         }
         if let Some(history) = &mut self.history {
             history.remember(message);
         }
         self.router.find(message, found);
+    }
+
+    pub(super) fn give_back(&mut self, key: &Key) {
+        if let Some(seen) = &mut self.seen {
+            seen.give_back(key);
+        }
     }
 
     /// True when messages with equal routing keys may go different ways, wherever they come from.

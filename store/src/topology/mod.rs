@@ -32,6 +32,7 @@ pub use exchange::Exchange;
 pub use routes::{Queues, Way};
 pub use target::Target;
 
+use duplicates::Key;
 use routes::Routes;
 use target::Found;
 
@@ -124,6 +125,8 @@ pub struct Vhost {
     /// Bindings by where they lead, so that what goes takes them along without a search.
     into: HashMap<Target, HashSet<Arc<BindingSpec>, RandomState>, RandomState>,
     routes: Routes,
+    /// Keys that exchanges took for the message that `look` was last asked for.
+    pub(crate) taken: Vec<(Arc<str>, Key)>,
     /// Copies of what is published and delivered go to the trace exchange.
     pub traced: bool,
 }
@@ -168,13 +171,26 @@ impl Vhost {
     }
 
     fn walk(&mut self, exchange: &str, message: &Message<'_>) -> Queues {
+        let mut found = self.walk_on(exchange, message);
+        self.taken = std::mem::take(&mut found.taken);
+        found.into()
+    }
+
+    /// An exchange's key may be taken again: its message was not accepted.
+    pub(crate) fn give_back(&mut self, exchange: &str, key: &Key) {
+        if let Some(exchange) = self.exchanges.get_mut(exchange) {
+            exchange.give_back(key);
+        }
+    }
+
+    fn walk_on(&mut self, exchange: &str, message: &Message<'_>) -> Found {
         let mut found = Found::default();
         let Some(first) = self.exchanges.get_mut(exchange) else {
-            return Queues::None;
+            return found;
         };
         first.find(message, &mut found);
         if found.exchanges.is_empty() && (found.len() > 0 || first.alternate.is_none()) {
-            return found.into();
+            return found;
         }
         let mut seen: HashSet<Arc<str>, RandomState> = HashSet::default();
         seen.insert(first.spec.name.clone());
@@ -198,7 +214,7 @@ impl Vhost {
                     .extend(exchange.alternate.as_deref().map(Into::into));
             }
         }
-        found.into()
+        found
     }
 
     /// True when messages with one key may go different ways from this exchange.

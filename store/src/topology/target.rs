@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::duplicates::Key;
 use crate::model::QueueId;
 
 /// The far end of a binding.
@@ -56,6 +57,8 @@ pub(super) struct Found {
     pub(super) exchanges: Vec<Arc<str>>,
     /// An exchange took the message and dropped it, so that it is not unroutable.
     pub(super) dropped: bool,
+    /// Keys that exchanges on the way took for it.
+    pub(super) taken: Vec<(Arc<str>, Key)>,
 }
 
 impl Found {
