@@ -625,6 +625,7 @@ async fn recover(
         .into_iter()
         .map(|row| (row.name.clone(), row))
         .collect();
+    shard.keep_keys();
     shard.restore_keys(image.deduplication);
     let redrives = image.redrives.into_iter();
     shard.redrives = redrives.map(|row| (row.id.clone(), row)).collect();

@@ -239,6 +239,8 @@ pub(crate) struct Queue {
     undecided: HashMap<Seq, Failing, RandomState>,
     /// The exchange whose delayed messages it keeps: it has no name for clients, and no consumer.
     delays_for: Option<Arc<str>>,
+    /// The exchange whose keys it keeps: it has neither a name for clients nor a message.
+    keys_for: Option<Arc<str>>,
     /// It takes a message once.
     unique: Option<Box<Unique>>,
     /// What its messages take, where leases go by that.
@@ -358,6 +360,9 @@ pub struct Shard {
     copies: Vec<Vec<u8>>,
     /// Of the run that is being published.
     taken: Option<taken::Taken>,
+    /// What is published now passed an exchange whose keys go to the disk, and so it does before
+    /// anybody sees it or hears of it.
+    disk_first: bool,
 }
 
 impl Shard {
@@ -407,6 +412,7 @@ impl Shard {
             windows: false,
             copies: Vec::new(),
             taken: None,
+            disk_first: false,
         }
     }
 

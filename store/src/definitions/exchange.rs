@@ -12,7 +12,7 @@ use crate::error::{Noun, Result};
 use crate::log::batch::DefinitionChange;
 use crate::model::*;
 use crate::shard::Shard;
-use crate::topology::duplicates::ALL_KEYS_MAX;
+use crate::topology::duplicates::{self, ALL_KEYS_MAX};
 use crate::topology::{Exchange, Target, delay};
 
 /// Exchanges that every vhost has: (name, type, internal).
@@ -113,20 +113,47 @@ impl Shard {
                 .definitions
                 .push(DefinitionChange::PutExchange(spec));
         }
-        let delays = exchange.delays();
+        let mut keepers = Vec::new();
+        if exchange.delays() {
+            keepers.push(delay::queue_name(name));
+        }
+        if exchange.wants_key_queue() {
+            keepers.push(duplicates::queue_name(name));
+        }
         if let Some(names) = self.vhosts.get_mut(vhost) {
             names.exchanges.insert(exchange.spec.name.clone(), exchange);
             names.forget_routes();
         }
-        if delays {
+        for name in keepers {
             let keeper = QueueDeclare {
-                name: delay::queue_name(name),
+                name,
                 durable: ask.durable,
                 ..QueueDeclare::default()
             };
             self.create_queue(vhost, &keeper, false)?;
         }
         Ok(ask.durable)
+    }
+
+    /// Exchanges of a store from before keys went to the disk get the queues for theirs.
+    pub(crate) fn keep_keys(&mut self) {
+        let without =
+            |exchange: &&Exchange| exchange.wants_key_queue() && exchange.key_queue().is_none();
+        let exchanges = self.vhosts.values().flat_map(|it| it.exchanges.values());
+        let specs = exchanges.filter(without).map(|exchange| &exchange.spec);
+        let all: Vec<_> = specs
+            .map(|it| (it.vhost.clone(), it.name.clone()))
+            .collect();
+        for (vhost, name) in all {
+            let keeper = QueueDeclare {
+                name: duplicates::queue_name(&name),
+                durable: true,
+                ..QueueDeclare::default()
+            };
+            if let Err(error) = self.create_queue(&vhost, &keeper, false) {
+                tracing::error!(%error, exchange = %name, "its keys stay in memory");
+            }
+        }
     }
 
     /// What exchanges remember of messages to know them again lies in memory, which has an end.
@@ -186,7 +213,11 @@ impl Shard {
                 continue;
             };
             let into = names.unbind_all(&Target::Exchange(name));
-            if let Some(keeper) = exchange.delay_queue() {
+            for keeper in exchange
+                .delay_queue()
+                .into_iter()
+                .chain(exchange.key_queue())
+            {
                 self.drop_queue(keeper);
             }
             going.extend(self.emptied(vhost, &into));

@@ -262,6 +262,8 @@ pub struct Log {
     pub resident: u64,
     /// Nothing leaves before it is on disk, so that no crash can make it come twice.
     pub disk_first: bool,
+    /// Those below go to the disk before anybody gets them, too.
+    disk_first_to: Seq,
     /// Messages below may have been handed out according to the newest commit that is on disk.
     pub handed: Seq,
     /// The same for the commit under way: enough for the messages that it brings to disk itself.
@@ -344,6 +346,11 @@ impl Log {
             _ => self.top,
         }
         .max(self.recovered_handed.min(self.next))
+    }
+
+    /// What is here goes to the disk before anybody gets it; all of it must be on the way there.
+    pub fn wait_for_disk(&mut self) {
+        self.disk_first_to = self.next;
     }
 
     /// Everything below is settled or waits in a row.

@@ -432,7 +432,9 @@ impl Log {
     /// Messages of the chunk below may be handed out.
     fn mark_of(&self, chunk: &Chunk) -> Seq {
         match chunk.place {
-            _ if chunk.is_on_disk() || self.disk_first => self.handed,
+            _ if chunk.is_on_disk() || self.disk_first || chunk.first < self.disk_first_to => {
+                self.handed
+            }
             Place::Saving(_) => self.handed.max(self.handed_pending),
             _ => Seq::MAX,
         }

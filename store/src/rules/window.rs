@@ -34,7 +34,8 @@ pub const SPAN_MAX_MS: u64 = 2_592_000_000;
 pub const KEYS_MAX: usize = 8_000_000;
 
 const HASH: usize = 16;
-const ENTRY: usize = HASH + 6;
+/// Bytes of a key on disk.
+pub const ENTRY: usize = HASH + 6;
 /// Tables of one window: each grows and is swept alone, in well under a millisecond.
 const PARTS: usize = 256;
 /// Rows are dropped a 1024th of the window at a time, or once in a second, ms.
@@ -334,7 +335,8 @@ impl Part {
     }
 }
 
-fn entry(key: &Hash, at_ms: i64) -> [u8; ENTRY] {
+/// A key and a time, ms, as they stand on disk.
+pub fn entry(key: &Hash, at_ms: i64) -> [u8; ENTRY] {
     let mut out = [0; ENTRY];
     out[..HASH].copy_from_slice(key);
     // Zero means none: the first millisecond of 1970 counts as the second.
@@ -349,7 +351,7 @@ fn at_ms(entry: &[u8]) -> i64 {
 }
 
 /// The entries that are there; a torn last one is left out.
-fn records(bytes: &[u8]) -> impl Iterator<Item = (Hash, i64)> {
+pub fn records(bytes: &[u8]) -> impl Iterator<Item = (Hash, i64)> {
     let entries = bytes.chunks_exact(ENTRY);
     let entries = entries.filter_map(|entry| Some((*entry.first_chunk()?, at_ms(entry))));
     entries.filter(|(_, at_ms)| *at_ms > 0)

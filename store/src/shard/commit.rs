@@ -46,6 +46,13 @@ impl Shard {
                 .dropped_segments
                 .append(&mut queue.log.dead_segments);
             queue.save_keys(&mut cut.batch);
+            if let Some(exchange) = &queue.keys_for {
+                let names = self.vhosts.get_mut(&queue.spec.vhost);
+                let exchange = names.and_then(|names| names.exchanges.get_mut(exchange));
+                if let Some(written) = exchange.and_then(|it| it.take_written(clock::now())) {
+                    window::save_written(id, written, &mut cut.batch);
+                }
+            }
             if queue.log.retained.is_some() || !queue.log.unretained.is_empty() {
                 Self::save_retained(&mut cut, &mut self.last_segment, queue);
             }

@@ -99,7 +99,9 @@ impl Shard {
                 copies.map_or_else(Default::default, |copies| (copies.keys, copies.properties));
             let message = Message::new(&piece.block, index, &keys, moment).undelayed();
             let names = self.vhosts.get_mut(&vhost);
-            match names.and_then(|names| names.look(&exchange, &message)) {
+            let queues = names.and_then(|names| names.look(&exchange, &message));
+            self.note_kept(&vhost);
+            match queues {
                 Some(queues) if !queues.as_slice().is_empty() => {
                     let (block, part) = match seen {
                         Some(raw) => {

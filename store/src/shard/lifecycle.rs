@@ -3,16 +3,16 @@
 //! In: `definitions`, recovery.
 
 use super::*;
-use crate::topology::delay;
+use crate::topology::{delay, duplicates};
 
 impl Shard {
     pub(crate) fn insert_queue(&mut self, spec: QueueSpec, asked: Arguments, mut log: Log) {
         let id = spec.id;
-        let delays_for = self.insert_name(&spec);
+        let (delays_for, keys_for) = self.insert_name(&spec);
         // No policy and no rule of the node is meant for what an exchange keeps.
-        let arguments = match delays_for {
-            Some(_) => Arguments::default(),
-            None => asked,
+        let arguments = match delays_for.is_some() || keys_for.is_some() {
+            true => Arguments::default(),
+            false => asked,
         };
         self.works |= arguments.work.is_some();
         log.keep_order_by_key(arguments.partition.clone());
@@ -44,6 +44,7 @@ impl Shard {
             watched: false,
             undecided: HashMap::default(),
             delays_for,
+            keys_for,
             unique,
             durations: None,
             window: None,
@@ -57,15 +58,22 @@ impl Shard {
         self.watch(id);
     }
 
-    /// Gives the queue its name; answers the exchange that it belongs to instead, if so.
-    fn insert_name(&mut self, spec: &QueueSpec) -> Option<Arc<str>> {
-        let names = self.vhosts.get_mut(&spec.vhost)?;
+    /// Gives the queue its name; answers the exchange that it belongs to instead, if so: one whose
+    /// delayed messages, or one whose keys it keeps.
+    fn insert_name(&mut self, spec: &QueueSpec) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let Some(names) = self.vhosts.get_mut(&spec.vhost) else {
+            return (None, None);
+        };
         let exchange = delay::exchange_of(&spec.name);
         if let Some(exchange) = exchange.filter(|name| names.set_delay_queue(name, spec.id)) {
-            return Some(exchange.into());
+            return (Some(exchange.into()), None);
+        }
+        let exchange = duplicates::exchange_of(&spec.name);
+        if let Some(exchange) = exchange.filter(|name| names.set_key_queue(name, spec.id)) {
+            return (None, Some(exchange.into()));
         }
         names.queues.insert(spec.name.clone(), spec.id);
-        None
+        (None, None)
     }
 
     /// A policy changed what holds for a live queue.

@@ -28,6 +28,7 @@ impl Shard {
         }
         // What this drives out of a queue has no part in them.
         let copies = std::mem::take(&mut self.copies);
+        let disk_first = self.disk_first;
         let now = clock::now();
         let persistent = block.entries[first as usize].flags & Entry::PERSISTENT != 0;
         let piece = Piece::new(0, count, block.clone(), first, now);
@@ -78,7 +79,8 @@ impl Shard {
             let mut piece = piece.clone();
             // A key shares its message's fate, so with a window both are written; what is to be
             // kept must be written, too.
-            piece.persistent = (persistent || queue.writes_all()) && queue.spec.durable;
+            let writes = persistent || disk_first || queue.writes_all();
+            piece.persistent = writes && queue.spec.durable;
             piece.ticket = if piece.persistent { ticket } else { 0 };
             if piece.persistent {
                 Self::mark_dirty(&mut self.dirty, &self.writer, queue);
@@ -89,6 +91,13 @@ impl Shard {
                 self.append_timed(*id, &piece);
             } else {
                 queue.log.append(piece);
+            }
+            if let Some(queue) = self
+                .queues
+                .get_mut(id)
+                .filter(|q| q.spec.durable && disk_first)
+            {
+                queue.log.wait_for_disk();
             }
             // What a consumer takes at once is never one too many.
             self.pump(*id);

@@ -76,7 +76,9 @@ impl Shard {
             return Some(queues);
         }
         let exchange = std::str::from_utf8(address.exchange()).ok()?;
-        names.look(exchange, &Message::new(block, index, &copies, moment))
+        let queues = names.look(exchange, &Message::new(block, index, &copies, moment));
+        self.note_kept(vhost);
+        queues
     }
 
     /// Lets an exchange pass on a message that was addressed to another one.
@@ -84,7 +86,9 @@ impl Shard {
         let copies = copies::of_stored(block, 0);
         let message = Message::new(block, 0, &copies, self.moment());
         let names = self.vhosts.get_mut(vhost);
-        if let Some(queues) = names.and_then(|names| names.look(exchange, &message)) {
+        let queues = names.and_then(|names| names.look(exchange, &message));
+        self.note_kept(vhost);
+        if let Some(queues) = queues {
             self.append_all(queues.as_slice(), None, block, (0, 1), 0);
         }
     }
@@ -106,6 +110,7 @@ impl Shard {
             None => {
                 let passed = self.publish_each(run, &mut unroutable);
                 self.free_refused(run.vhost);
+                self.disk_first = false;
                 passed?;
             }
         }
@@ -218,7 +223,8 @@ impl Shard {
         }
         if let Queues::Dropped = queues {
             self.counters.deduplicated += u64::from(run.count);
-            return self.confirm_now(run.channel, run.confirm, run.count, false);
+            // Its first copy may be on the way to the disk still.
+            return self.confirm_now(run.channel, run.confirm, run.count, self.disk_first);
         }
         self.counters.unroutable += u64::from(run.count);
         self.note_refused(run.block, run.first, run.count);

@@ -21,9 +21,16 @@ impl Shard {
         let Some(names) = self.vhosts.get_mut(run.vhost) else {
             return;
         };
-        if names.taken.is_empty() {
+        if names.taken.is_empty() && names.kept.is_empty() {
             return;
         }
+        if !names.kept.is_empty() {
+            self.disk_first = true;
+            self.note_kept(run.vhost);
+        }
+        let Some(names) = self.vhosts.get_mut(run.vhost) else {
+            return;
+        };
         let taken = self.taken.get_or_insert_with(|| Taken {
             block: run.block.clone(),
             keys: Vec::new(),
@@ -33,6 +40,18 @@ impl Shard {
         taken
             .keys
             .extend(keys.map(|(exchange, key)| (index, exchange, key)));
+    }
+
+    /// Keys that the last look may have taken go with the next commit.
+    pub(super) fn note_kept(&mut self, vhost: &str) {
+        let Some(names) = self.vhosts.get_mut(vhost) else {
+            return;
+        };
+        for id in names.kept.drain(..) {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+            }
+        }
     }
 
     /// These messages were not accepted.

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::*;
 use crate::log::batch::DeduplicationRow;
 use crate::rules::window::{Deduplication, Hash, Verdict, Window};
+use crate::topology::duplicates::Written;
 
 /// Mostly one.
 type Queues = SmallVec<[QueueId; 2]>;
@@ -37,7 +38,8 @@ impl Shard {
         (first, count): (u32, u32),
         confirm: u64,
     ) {
-        if !self.windows || !queues.iter().any(|id| self.has_window(*id)) {
+        let judges = self.windows && queues.iter().any(|id| self.has_window(*id));
+        if !judges && !self.disk_first {
             return self.append_all(queues, channel, block, (first, count), confirm);
         }
         let number = |offset: u32| match confirm {
@@ -100,7 +102,10 @@ impl Shard {
         let body = u64::from(block.entries[index].body_size);
         // A call has its own key, and its caller waits for the answer.
         let is_call = block.entries[index].flags & Entry::JOB != 0;
-        let mut out = Judged::default();
+        let mut out = Judged {
+            durable: self.disk_first,
+            ..Judged::default()
+        };
         for (id, key) in queues {
             let full = self.is_full(id, body);
             let Some(queue) = self.queues.get_mut(&id) else {
@@ -203,6 +208,13 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&row.queue) else {
                 continue;
             };
+            if let Some(exchange) = &queue.keys_for {
+                let names = self.vhosts.get_mut(&queue.spec.vhost);
+                if let Some(exchange) = names.and_then(|it| it.exchanges.get_mut(exchange)) {
+                    exchange.restore_keys(&row.entries, now);
+                }
+                continue;
+            }
             match &mut queue.window {
                 Some(window) => window.restore(&row.entries, now),
                 None => drop_rows(&mut self.pending, row.queue),
@@ -249,6 +261,19 @@ impl Queue {
                 entries,
             });
         }
+    }
+}
+
+/// Keys of an exchange go to the rows of their queue.
+pub(super) fn save_written(id: QueueId, written: Written, batch: &mut Batch) {
+    let dropped = written.drop_to.map(|until| (id, until));
+    batch.dropped_deduplication.extend(dropped);
+    if !written.entries.is_empty() {
+        batch.deduplication.push(DeduplicationRow {
+            queue: id,
+            newest_ms: written.newest_ms,
+            entries: written.entries,
+        });
     }
 }
 

@@ -1,4 +1,5 @@
-//! Deduplication windows on the engine in memory, through commits, crashes and policies.
+//! Deduplication windows, and exchanges whose keys are on disk, on the engine in memory, through
+//! commits, crashes and policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +7,16 @@ use amqp::field::Value;
 use proptest::prelude::*;
 
 use super::*;
-use crate::definitions::QueueDeclare;
+use crate::definitions::{ExchangeDeclare, QueueDeclare};
 use crate::log::writer::encode;
-use crate::rules::window::ARGUMENT;
+use crate::model::{BindingSpec, DestinationKind};
+use crate::rules::window::{ARGUMENT, HEADER};
 use crate::shard::{Got, Run};
 use crate::sql::Backend;
 use crate::sql::memory::Memory;
 
 const SPAN_MS: i64 = 3_600_000;
+const EXCHANGE: &str = "once";
 
 /// A node whose commits are made by hand.
 struct World {
@@ -65,16 +68,50 @@ impl World {
         drop(self.shard.on_disk());
     }
 
-    /// Publishes one run; answers the confirm number of its first.
-    fn publish(&mut self, queue: &str, ids: &[u8]) -> u64 {
+    /// An exchange that keeps its keys on disk, with a queue that has no window.
+    fn declare_exchange(&mut self, size: i32) {
+        let mut arguments = Table::default();
+        arguments.insert("x-cache-size", Value::I32(size));
+        arguments.insert("x-cache-persistence", Value::text("disk"));
+        let ask = ExchangeDeclare {
+            name: EXCHANGE.into(),
+            kind: "x-message-deduplication".into(),
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments,
+        };
+        let declared = self.shard.declare_exchange(&"/".into(), ask);
+        declared.expect("declared");
+        self.declare("q", false);
+        let spec = BindingSpec {
+            vhost: "/".into(),
+            source: EXCHANGE.into(),
+            destination_kind: DestinationKind::Queue,
+            destination: "q".into(),
+            routing_key: Vec::new(),
+            arguments: Vec::new(),
+        };
+        self.shard.bind(spec).expect("bound");
+    }
+
+    /// Publishes one run, to a queue or to the exchange; answers the confirm number of its first.
+    fn publish(&mut self, target: &str, ids: &[u8]) -> u64 {
         let mut block = Block::default();
         for id in ids {
+            let mut headers = Table::default();
+            headers.insert(HEADER, Value::Bytes(vec![b'k', *id]));
+            let by_exchange = target == EXCHANGE;
             let properties = Properties {
+                headers: by_exchange.then_some(headers),
                 message_id: Some(vec![b'k', *id]),
                 delivery_mode: Some(1 + id % 2),
                 ..Properties::default()
             };
-            let address = Address::new(b"", queue.as_bytes());
+            let address = match by_exchange {
+                true => Address::new(EXCHANGE.as_bytes(), b""),
+                false => Address::new(b"", target.as_bytes()),
+            };
             block.push(&address, &properties.encode(), &[*id]);
         }
         let (vhost, block): (Arc<str>, _) = ("/".into(), Arc::new(block));
@@ -305,6 +342,43 @@ async fn a_deleted_queue_forgets_its_keys() {
     assert_eq!(image.deduplication.len(), 1);
 }
 
+#[tokio::test]
+async fn an_exchange_that_keeps_its_keys_knows_them_after_a_crash() {
+    let mut world = World::open(Memory::new()).await;
+    world.declare_exchange(3);
+    world.commit().await;
+    world.publish(EXCHANGE, &[1, 2, 1]);
+    let id = world.shard.queue(0, "/", "q").expect("a queue");
+    let found = world.shard.get(id, world.key, true);
+    assert!(matches!(found, Got::Later), "not on disk yet");
+    assert_eq!(world.confirmed(), [].into(), "nor is what it repeats");
+    let mut world = world.crash().await;
+    world.publish(EXCHANGE, &[1, 2, 1]);
+    assert_eq!(
+        world.drain("q").await,
+        [1, 2],
+        "neither message nor key was there"
+    );
+    world.sync().await;
+    assert_eq!(world.confirmed(), [1, 2, 3].into());
+    let mut world = world.crash().await;
+    let hidden = crate::topology::duplicates::queue_name(EXCHANGE);
+    assert!(
+        world.shard.queue(0, "/", &hidden).is_err(),
+        "no client sees it"
+    );
+    world.publish(EXCHANGE, &[2, 3, 4, 1]);
+    assert_eq!(world.drain("q").await, [3, 4, 1], "three keys are kept");
+    world
+        .shard
+        .delete_exchange(&"/".into(), EXCHANGE, false)
+        .expect("deleted");
+    world.sync().await;
+    let image = world.memory.load().await.expect("an image");
+    assert_eq!(image.deduplication, [], "its keys went with it");
+    assert_eq!(image.queues.len(), 1);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Publish(Vec<u8>),
@@ -328,9 +402,12 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A publisher that repeats what was not confirmed, and a consumer: each key is worked on at most
 /// once, and once it was confirmed it is there.
-async fn check(ops: Vec<Op>) {
+async fn check(ops: Vec<Op>, target: &str) {
     let mut world = World::open(Memory::new()).await;
-    world.declare("q", true);
+    match target {
+        EXCHANGE => world.declare_exchange(100),
+        _ => world.declare(target, true),
+    }
     world.commit().await;
     // Confirm number to id, of those that wait.
     let mut waiting: BTreeMap<u64, u8> = BTreeMap::new();
@@ -339,7 +416,7 @@ async fn check(ops: Vec<Op>) {
     for op in ops.into_iter().chain([Op::Commit, Op::Crash, Op::Drain]) {
         match op {
             Op::Publish(ids) => {
-                let first = world.publish("q", &ids);
+                let first = world.publish(target, &ids);
                 waiting.extend((first..).zip(ids));
             }
             Op::Cut => world.cut(),
@@ -378,6 +455,7 @@ proptest! {
     #[test]
     fn what_is_confirmed_is_worked_on_once(ops in prop::collection::vec(op(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(check(ops));
+        runtime.block_on(check(ops.clone(), "q"));
+        runtime.block_on(check(ops, EXCHANGE));
     }
 }

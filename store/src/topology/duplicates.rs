@@ -1,7 +1,8 @@
 //! Which messages an exchange has seen already. Pure.
 //!
-//! Keeps: a bounded number of keys, by their hash; the oldest goes first. Lives in memory, as the
-//! plug-in's does by default.
+//! Keeps: a bounded number of keys, by their hash; the oldest goes first. They live in memory, as
+//! the plug-in's do by default; with `x-cache-persistence` = `disk` a durable exchange has a queue
+//! without name or message, to which its keys are written as those of a window are.
 //! In: `Exchange`.
 //! Source: the plug-in `rabbitmq_message_deduplication`; unlike there a duplicate is confirmed.
 
@@ -11,7 +12,8 @@ use amqp::field::{Table, Value};
 use foldhash::fast::RandomState;
 use sha2::{Digest, Sha256};
 
-use crate::model::Micros;
+use crate::model::{Micros, QueueId};
+use crate::rules::window::{self, ENTRY};
 
 /// The header that names what must not come twice.
 pub(crate) const HEADER: &str = "x-deduplication-header";
@@ -21,6 +23,38 @@ pub(crate) const TTL: &str = "x-cache-ttl";
 const KEYS_MAX: usize = 1_000_000;
 /// Keys of all exchanges of a node, at most: about 256 MB. A declaration beyond is refused.
 pub(crate) const ALL_KEYS_MAX: usize = 4 * KEYS_MAX;
+
+/// Before the exchange's name in that of the queue of its keys: clients cannot declare such a name.
+const PREFIX: &str = "amq.deduplication.";
+/// On disk a key without an end has its time behind this, ms: two thousand years.
+const FOREVER_MS: i64 = 1 << 46;
+/// All keys are written anew when so many times as many rows came since as may be kept, so that
+/// forgotten ones do not stay on disk; never for fewer than so many.
+const REWRITE_AFTER: usize = 2;
+const REWRITE_MIN: usize = 10_000;
+/// Rows whose keys are all over leave the disk once in this time, ms.
+const DROP_PAUSE_MS: i64 = 60_000;
+
+/// Name of the queue that the keys of an exchange are written to.
+pub(crate) fn queue_name(exchange: &str) -> String {
+    format!("{PREFIX}{exchange}")
+}
+
+/// The exchange whose keys a queue keeps.
+pub(crate) fn exchange_of(queue: &str) -> Option<&str> {
+    queue.strip_prefix(PREFIX)
+}
+
+/// Keys for the disk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Rows whose newest time is this or before go first, ms.
+    pub drop_to: Option<i64>,
+    /// The newest time of these, ms.
+    pub newest_ms: i64,
+    /// `rules::window` layout: when each ends.
+    pub entries: Vec<u8>,
+}
 
 /// A value, as its hash.
 pub(crate) type Key = [u8; 16];
@@ -39,6 +73,18 @@ pub(super) struct Seen {
     ttl_ms: Option<u64>,
     until: HashMap<Key, Micros, RandomState>,
     order: VecDeque<(Key, Micros)>,
+    disk: Option<Disk>,
+}
+
+/// What of the keys is on disk.
+#[derive(Default)]
+struct Disk {
+    queue: Option<QueueId>,
+    /// Since the last commit.
+    fresh: Vec<u8>,
+    /// Keys in rows, some of which may be forgotten.
+    written: usize,
+    dropped_ms: i64,
 }
 
 impl Seen {
@@ -54,18 +100,43 @@ impl Seen {
                 format!("Invalid argument, '{TTL}' must be an integer greater than 0")
             })?),
         };
-        if let Some(value) = arguments.find("x-cache-persistence")
-            && !matches!(value.as_text(), Some("memory" | "disk"))
-        {
-            let text = "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'";
-            return Err(text.to_owned());
-        }
+        let place = arguments.find("x-cache-persistence");
+        let disk = match place.map(Value::as_text) {
+            None | Some(Some("memory")) => None,
+            Some(Some("disk")) => Some(Disk::default()),
+            Some(_) => {
+                let text =
+                    "Invalid argument, 'x-cache-persistence' must be either 'disk' or 'memory'";
+                return Err(text.to_owned());
+            }
+        };
         Ok(Self {
             size: usize::try_from(size).unwrap_or(KEYS_MAX).min(KEYS_MAX),
             ttl_ms,
             until: HashMap::default(),
             order: VecDeque::new(),
+            disk,
         })
+    }
+
+    /// Nothing of the exchange survives a restart, so its keys need not.
+    pub(super) fn stay_in_memory(&mut self) {
+        self.disk = None;
+    }
+
+    /// True where keys go to the disk.
+    pub(super) fn wants_queue(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// The queue that its keys are written to.
+    pub(super) fn queue(&self) -> Option<QueueId> {
+        self.disk.as_ref()?.queue
+    }
+
+    pub(super) fn set_queue(&mut self, queue: QueueId) -> bool {
+        let disk = self.disk.as_mut().filter(|disk| disk.queue.is_none());
+        disk.is_some_and(|disk| disk.queue.replace(queue).is_none())
     }
 
     /// How many keys it may come to have.
@@ -88,6 +159,9 @@ impl Seen {
         let until = span.map_or(Micros::MAX, |span| now.saturating_add(span));
         self.until.insert(key, until);
         self.order.push_back((key, until));
+        if let Some(disk) = &mut self.disk {
+            disk.fresh.extend(record(&key, until, now));
+        }
         while self.until.len() > self.size || self.order.len() > 2 * self.size {
             self.forget_oldest();
         }
@@ -101,6 +175,60 @@ impl Seen {
         {
             self.order.remove(at);
         }
+        if let Some(disk) = &mut self.disk {
+            let mut records = disk.fresh.chunks_exact(ENTRY);
+            if let Some(at) = records.rposition(|record| record.starts_with(key)) {
+                disk.fresh.drain(at * ENTRY..(at + 1) * ENTRY);
+            }
+        }
+    }
+
+    /// What the commit takes along that takes the messages of these keys along.
+    pub(super) fn take_written(&mut self, now: Micros) -> Option<Written> {
+        let disk = self.disk.as_mut()?;
+        let mut out = Written::default();
+        if now / 1000 - disk.dropped_ms > DROP_PAUSE_MS {
+            disk.dropped_ms = now / 1000;
+            out.drop_to = Some(now / 1000);
+        }
+        out.entries = std::mem::take(&mut disk.fresh);
+        disk.written += out.entries.len() / ENTRY;
+        if disk.written > REWRITE_MIN.max(REWRITE_AFTER * self.size) {
+            out.drop_to = Some(i64::MAX);
+            out.entries.clear();
+            let live = self.order.iter();
+            let live = live.filter(|(key, until)| self.until.get(key) == Some(until));
+            for (key, until) in live {
+                out.entries.extend(record(key, *until, now));
+            }
+            disk.written = out.entries.len() / ENTRY;
+        }
+        let times = window::records(&out.entries).map(|(_, ms)| ms);
+        out.newest_ms = times.max().unwrap_or_default();
+        (out != Written::default()).then_some(out)
+    }
+
+    /// Records of a start, in the order of their rows.
+    pub(super) fn restore(&mut self, stored: &[u8], now: Micros) {
+        let Some(disk) = &mut self.disk else {
+            return;
+        };
+        for (key, ms) in window::records(stored) {
+            disk.written += 1;
+            let until = match ms {
+                FOREVER_MS.. => Micros::MAX,
+                _ => ms.saturating_mul(1000),
+            };
+            if until <= now {
+                continue;
+            }
+            let known = self.until.entry(key).or_insert(Micros::MIN);
+            *known = until.max(*known);
+            self.order.push_back((key, until));
+        }
+        while self.until.len() > self.size || self.order.len() > 2 * self.size {
+            self.forget_oldest();
+        }
     }
 
     fn forget_oldest(&mut self) {
@@ -112,6 +240,15 @@ impl Seen {
             self.until.remove(&key);
         }
     }
+}
+
+/// A key on disk, with when it ends: of those that never do the older ones still stand first.
+fn record(key: &Key, until: Micros, now: Micros) -> [u8; ENTRY] {
+    let ms = match until {
+        Micros::MAX => FOREVER_MS + now / 1000,
+        until => until / 1000 + 1,
+    };
+    window::entry(key, ms.min((1 << 47) - 1))
 }
 
 pub(crate) fn positive(value: &Value) -> Option<u64> {
@@ -192,6 +329,82 @@ mod tests {
             assert!(is_duplicate(&mut seen, "a", now + 999));
         }
         assert!(seen.order.len() <= 6);
+    }
+
+    fn on_disk(size: i64, ttl: Option<i64>) -> Seen {
+        let mut table = Table::default();
+        table.insert(SIZE, Value::I64(size));
+        table.insert("x-cache-persistence", Value::text("disk"));
+        if let Some(ttl) = ttl {
+            table.insert(TTL, Value::I64(ttl));
+        }
+        Seen::parse(&table).expect("sound arguments")
+    }
+
+    #[test]
+    fn keys_on_disk_are_known_after_a_restart() {
+        let mut seen = on_disk(2, None);
+        let mut rows = Vec::new();
+        for (now, key) in ["a", "b", "c"].iter().enumerate() {
+            assert!(!is_duplicate(&mut seen, key, now as Micros));
+            rows.push(seen.take_written(now as Micros).expect("a key"));
+        }
+        assert_eq!(seen.take_written(3), None);
+        let mut again = on_disk(2, None);
+        rows.iter().for_each(|row| again.restore(&row.entries, 9));
+        assert!(is_duplicate(&mut again, "b", 10) && is_duplicate(&mut again, "c", 10));
+        assert!(!is_duplicate(&mut again, "a", 10), "two keys are kept");
+    }
+
+    #[test]
+    fn keys_on_disk_end_in_time() {
+        let mut seen = on_disk(9, Some(5));
+        assert!(!is_duplicate(&mut seen, "a", 1_000));
+        let row = seen.take_written(1_000).expect("a key");
+        for (now, known) in [(5_999, true), (7_000, false)] {
+            let mut again = on_disk(9, Some(5));
+            again.restore(&row.entries, now);
+            assert_eq!(is_duplicate(&mut again, "a", now), known);
+        }
+        let later = 1_000 + (DROP_PAUSE_MS + 1) * 1_000;
+        let dropped = seen.take_written(later).expect("old rows go");
+        assert!(dropped.drop_to >= Some(row.newest_ms) && dropped.entries.is_empty());
+    }
+
+    #[test]
+    fn a_key_that_was_given_back_is_not_written() {
+        let mut seen = on_disk(9, None);
+        assert!(!is_duplicate(&mut seen, "a", 1) && !is_duplicate(&mut seen, "b", 1));
+        let mut headers = Table::default();
+        headers.insert(HEADER, Value::text("a"));
+        seen.give_back(&key(&Value::text("a")));
+        let row = seen.take_written(1).expect("b");
+        let kept: Vec<Key> = window::records(&row.entries).map(|(key, _)| key).collect();
+        assert_eq!(kept, [key(&Value::text("b"))]);
+    }
+
+    #[test]
+    fn forgotten_keys_leave_the_disk() {
+        let mut seen = on_disk(100, None);
+        let mut rows: Vec<Written> = Vec::new();
+        for number in 0..3 * REWRITE_MIN {
+            assert!(!is_duplicate(&mut seen, &number.to_string(), 1));
+            let row = seen.take_written(1).expect("a key");
+            rows.retain(|known| row.drop_to.is_none_or(|to| known.newest_ms > to));
+            rows.push(row);
+            let keys = rows
+                .iter()
+                .map(|row| row.entries.len() / ENTRY)
+                .sum::<usize>();
+            assert!(keys <= REWRITE_MIN + 100, "{keys} keys on disk");
+        }
+        let mut again = on_disk(100, None);
+        rows.iter().for_each(|row| again.restore(&row.entries, 2));
+        assert!(is_duplicate(
+            &mut again,
+            &(3 * REWRITE_MIN - 1).to_string(),
+            3
+        ));
     }
 
     #[test]

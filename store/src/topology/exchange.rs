@@ -12,12 +12,12 @@ use foldhash::fast::RandomState;
 
 use super::Message;
 use super::delay::{self, Delay};
-use super::duplicates::{Judgement, Key, Seen};
+use super::duplicates::{Judgement, Key, Seen, Written};
 use super::history::History;
 use super::router::Router;
 use super::target::{Found, Target};
 use crate::definitions::kind_of;
-use crate::model::{BindingSpec, ExchangeSpec, QueueId};
+use crate::model::{BindingSpec, ExchangeSpec, Micros, QueueId};
 
 /// Exchange types; beside them there is `delay::KIND`, which delays one of these.
 const KINDS: [&str; 10] = [
@@ -79,13 +79,17 @@ impl Exchange {
                 ));
             }
         };
+        let mut seen = seen.transpose()?;
+        if let Some(seen) = seen.as_mut().filter(|_| !spec.durable) {
+            seen.stay_in_memory();
+        }
         Ok(Self {
             spec,
             alternate,
             bindings: HashMap::default(),
             onward: HashMap::default(),
             router,
-            seen: seen.transpose()?,
+            seen,
             history: history.transpose()?,
             delay: delays.then(Delay::default),
             varies: None,
@@ -168,6 +172,7 @@ impl Exchange {
             return found.queues.push(queue);
         }
         if let Some(seen) = &mut self.seen {
+            found.kept.extend(seen.queue());
             match seen.judge(message.headers(), message.moment.now) {
                 Judgement::Keyless => {}
                 Judgement::New(key) => found.taken.push((self.spec.name.clone(), key)),
@@ -181,6 +186,33 @@ impl Exchange {
             history.remember(message);
         }
         self.router.find(message, found);
+    }
+
+    /// True when the keys that it remembers go to the disk.
+    pub fn wants_key_queue(&self) -> bool {
+        self.seen.as_ref().is_some_and(Seen::wants_queue)
+    }
+
+    /// The queue that those are written to.
+    pub fn key_queue(&self) -> Option<QueueId> {
+        self.seen.as_ref()?.queue()
+    }
+
+    pub(super) fn set_key_queue(&mut self, queue: QueueId) -> bool {
+        let seen = self.seen.as_mut();
+        seen.is_some_and(|seen| seen.set_queue(queue))
+    }
+
+    /// What of its keys the commit takes along that takes their messages along.
+    pub(crate) fn take_written(&mut self, now: Micros) -> Option<Written> {
+        self.seen.as_mut()?.take_written(now)
+    }
+
+    /// Keys that a restart found.
+    pub(crate) fn restore_keys(&mut self, stored: &[u8], now: Micros) {
+        if let Some(seen) = &mut self.seen {
+            seen.restore(stored, now);
+        }
     }
 
     pub(super) fn give_back(&mut self, key: &Key) {

@@ -127,6 +127,8 @@ pub struct Vhost {
     routes: Routes,
     /// Keys that exchanges took for the message that `look` was last asked for.
     pub(crate) taken: Vec<(Arc<str>, Key)>,
+    /// Queues that the keys of exchanges are written to which it passed.
+    pub(crate) kept: Vec<QueueId>,
     /// Copies of what is published and delivered go to the trace exchange.
     pub traced: bool,
 }
@@ -173,6 +175,7 @@ impl Vhost {
     fn walk(&mut self, exchange: &str, message: &Message<'_>) -> Queues {
         let mut found = self.walk_on(exchange, message);
         self.taken = std::mem::take(&mut found.taken);
+        self.kept = std::mem::take(&mut found.kept);
         found.into()
     }
 
@@ -243,9 +246,16 @@ impl Vhost {
         exchange.is_some_and(|exchange| exchange.set_delay_queue(queue))
     }
 
-    /// Queues with a name, and those that keep what exchanges delay.
+    /// Lets a queue keep an exchange's keys. False: the exchange writes none, or has its queue.
+    pub fn set_key_queue(&mut self, exchange: &str, queue: QueueId) -> bool {
+        let exchange = self.exchanges.get_mut(exchange);
+        exchange.is_some_and(|exchange| exchange.set_key_queue(queue))
+    }
+
+    /// Queues with a name, and those that keep what exchanges delay or remember.
     pub fn all_queues(&self) -> impl Iterator<Item = QueueId> {
-        let kept = self.exchanges.values().filter_map(Exchange::delay_queue);
+        let exchanges = self.exchanges.values();
+        let kept = exchanges.flat_map(|it| it.delay_queue().into_iter().chain(it.key_queue()));
         self.queues.values().copied().chain(kept)
     }
 

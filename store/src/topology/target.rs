@@ -59,6 +59,8 @@ pub(super) struct Found {
     pub(super) dropped: bool,
     /// Keys that exchanges on the way took for it.
     pub(super) taken: Vec<(Arc<str>, Key)>,
+    /// Queues that the keys of exchanges on the way are written to.
+    pub(super) kept: Vec<QueueId>,
 }
 
 impl Found {
