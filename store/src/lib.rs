@@ -24,6 +24,7 @@ pub mod error;
 pub mod log;
 pub mod model;
 pub mod operator;
+pub mod page;
 pub mod password;
 mod planted;
 pub mod policy;

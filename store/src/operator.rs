@@ -6,6 +6,7 @@
 //! Never: holds the queues for longer than a step; bodies are read off their path.
 //! In: the gateway's HTTP routes and commands.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::error::{Error, Noun, Result};
 use crate::log::segment;
 use crate::model::*;
+use crate::page::{Filling, PAGE_BYTES_MAX, Page, Seen};
 use crate::queue::Piece;
 use crate::rules::filter::Filter;
 use crate::rules::rate::Rate;
@@ -26,14 +28,18 @@ use crate::{Store, StoreInner};
 
 /// Messages moved or removed in one step: one commit's worth, and no more memory than that.
 const STEP: u32 = 1_000;
-/// Waiting rows read at a time.
-const ROWS: usize = 256;
+/// Waiting rows read at a time, at most.
+const ROWS_MAX: usize = 256;
+/// Waiting rows read at first: how large they are is not known before.
+const ROWS_FIRST: usize = 8;
 /// Between two looks at a rate, or at a target without room.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A body that was asked for is asked for again after this long: its queue may be gone.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 /// How long a redrive that has ended is remembered: a day, µs.
 const REMEMBERED: Micros = 86_400_000_000;
+/// How many redrives are remembered: each is a row and a look at every new one.
+const REMEMBERED_MAX: usize = 10_000;
 /// Redrives that may run at a time: each costs a task, and a share of every commit.
 const REDRIVES_MAX: usize = 64;
 
@@ -43,25 +49,6 @@ pub enum Which {
     Ready,
     /// In backoff or delayed.
     Waiting,
-}
-
-/// A message as an operator sees it.
-pub struct Seen {
-    /// Its place in the queue.
-    pub seq: Seq,
-    /// Content and the time at which this queue accepted it.
-    pub piece: Piece,
-    /// Until when it waits.
-    pub due_at: Option<Micros>,
-    /// How often it has failed or come back.
-    pub failures: u32,
-}
-
-/// Some of a queue's messages, in order.
-pub struct Page {
-    pub messages: Vec<Seen>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Seq>,
 }
 
 /// A move, or a replay of settled messages, to begin.
@@ -107,76 +94,77 @@ impl Store {
         mut from: Seq,
         limit: u32,
     ) -> Result<Page> {
-        let mut messages: Vec<Seen> = Vec::new();
+        let mut filling = Filling::new(limit);
         let read_back = self.lock().read_back.clone();
         loop {
             let read = listen(&read_back);
-            let looked = {
+            let (found, next, loading) = {
                 let mut shard = self.lock();
                 let id = shard.queue(0, vhost, queue)?;
-                let left = limit - messages.len() as u32;
-                let looked = shard.look_over(id, (from, Seq::MAX), filter, left);
+                let looked = shard.look_over(id, (from, Seq::MAX), filter, filling.wants());
                 let log = shard.queues.get(&id).map(|queue| &queue.log);
                 let failures = |seq| log.and_then(|log| log.attempts.get(&seq).copied());
-                messages.extend(looked.found.into_iter().map(|piece| Seen {
+                let seen = |piece: Piece| Seen {
                     seq: piece.first,
                     due_at: None,
                     failures: failures(piece.first).unwrap_or(0),
                     piece,
-                }));
-                (looked.next, looked.loading)
+                };
+                let found: Vec<Seen> = looked.found.into_iter().map(seen).collect();
+                (found, looked.next, looked.loading)
             };
-            match looked {
-                (None, _) => {
-                    return Ok(Page {
-                        messages,
-                        next: None,
-                    });
+            for seen in found {
+                let seq = seen.seq;
+                if !filling.take(seen) {
+                    return Ok(filling.end(Some(seq)));
                 }
-                (next, _) if messages.len() >= limit as usize => {
-                    return Ok(Page { messages, next });
-                }
-                (Some(next), loading) => {
-                    from = next;
-                    if loading {
-                        let _ = tokio::time::timeout(READ_WITHIN, read).await;
-                    }
-                }
+            }
+            let Some(next) = next.filter(|_| filling.wants() > 0) else {
+                return Ok(filling.end(next));
+            };
+            from = next;
+            if loading {
+                let _ = tokio::time::timeout(READ_WITHIN, read).await;
             }
         }
     }
 
     async fn peek_waiting(
         &self,
-        (vhost, queue): (&str, &str),
+        at: (&str, &str),
         filter: &Filter,
         from: Seq,
         limit: u32,
     ) -> Result<Page> {
-        let mut messages = Vec::new();
+        let mut filling = Filling::new(limit);
+        let mut rows = Rows::default();
         let mut after = from.checked_sub(1);
         loop {
-            let (id, seqs) = self.waiting_after((vhost, queue), after)?;
-            let Some(&(last, _)) = seqs.last() else {
-                return Ok(Page {
-                    messages,
-                    next: None,
-                });
+            let most = match filter.is_empty() {
+                // One more tells where the next page begins.
+                true => rows.0.min(filling.wants() as usize + 1),
+                false => rows.0,
             };
-            for (piece, due_at, failures) in self.read_waiting(id, &seqs).await? {
+            let (id, seqs) = self.waiting_after(at, after, most)?;
+            let Some(&(last, _)) = seqs.last() else {
+                return Ok(filling.end(None));
+            };
+            let found = self.read_waiting(id, &seqs).await?;
+            rows.learn(&found);
+            for (piece, due_at, failures) in found {
                 if !filter.matches(&piece.block, piece.index(0), piece.at) {
                     continue;
                 }
-                if messages.len() >= limit as usize {
-                    let next = Some(piece.first);
-                    return Ok(Page { messages, next });
-                }
-                messages.push(Seen {
-                    seq: piece.first,
+                let seq = piece.first;
+                let seen = Seen {
+                    seq,
                     piece,
                     due_at: Some(due_at),
                     failures,
-                });
+                };
+                if !filling.take(seen) {
+                    return Ok(filling.end(Some(seq)));
+                }
             }
             after = Some(last);
         }
@@ -186,11 +174,12 @@ impl Store {
         &self,
         (vhost, queue): (&str, &str),
         after: Option<Seq>,
+        most: usize,
     ) -> Result<(QueueId, Vec<(Seq, Micros)>)> {
         let shard = self.lock();
         let id = shard.queue(0, vhost, queue)?;
         let waiting = shard.queues.get(&id).map(|queue| &queue.log.waiting);
-        let seqs = waiting.map(|waiting| waiting.after(after).take(ROWS).collect());
+        let seqs = waiting.map(|waiting| waiting.after(after).take(most).collect());
         Ok((id, seqs.unwrap_or_default()))
     }
 
@@ -280,15 +269,11 @@ impl Store {
         }
     }
 
-    async fn purge_waiting(
-        &self,
-        (vhost, queue): (&str, &str),
-        filter: &Filter,
-        dry_run: bool,
-    ) -> Result<u64> {
+    async fn purge_waiting(&self, at: (&str, &str), filter: &Filter, dry_run: bool) -> Result<u64> {
         let (mut after, mut count) = (None, 0);
+        let mut rows = Rows::default();
         loop {
-            let (id, seqs) = self.waiting_after((vhost, queue), after)?;
+            let (id, seqs) = self.waiting_after(at, after, rows.0)?;
             let Some(&(last, _)) = seqs.last() else {
                 return Ok(count);
             };
@@ -296,6 +281,7 @@ impl Store {
                 true => seqs.iter().map(|(seq, _)| *seq).collect(),
                 false => {
                     let mut found = self.read_waiting(id, &seqs).await?;
+                    rows.learn(&found);
                     found.retain(|(p, ..)| filter.matches(&p.block, p.index(0), p.at));
                     found
                         .into_iter()
@@ -349,11 +335,14 @@ impl Store {
         Ok(row)
     }
 
-    /// Oldest first.
-    pub fn redrives(&self) -> Vec<RedriveRow> {
-        let mut rows: Vec<RedriveRow> = self.lock().redrives.values().cloned().collect();
-        rows.sort_by_key(|row| row.created_at);
-        rows
+    /// Those that run or are remembered, oldest first: at most `limit` that began after the
+    /// one of the id `after`, which need not be there any more.
+    pub fn redrives(&self, after: Option<&str>, limit: usize) -> Vec<RedriveRow> {
+        // Ids rise with time.
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let shard = self.lock();
+        let rows = shard.redrives.range::<str, _>((from, Bound::Unbounded));
+        rows.take(limit).map(|(_, row)| row.clone()).collect()
     }
 
     pub fn redrive_of(&self, id: &str) -> Option<RedriveRow> {
@@ -511,13 +500,16 @@ impl Shard {
         Ok(row)
     }
 
+    /// Room for one more: those that ended long ago go, and the oldest where they are too many.
     fn forget_redrives(&mut self, now: Micros) {
-        let old = |row: &RedriveRow| row.ended_at.is_some_and(|at| at + REMEMBERED < now);
-        let gone: Vec<Arc<str>> = self
-            .redrives
-            .values()
-            .filter(|row| old(row))
-            .map(|row| row.id.clone())
+        let excess = (self.redrives.len() + 1).saturating_sub(REMEMBERED_MAX);
+        let rows = self.redrives.values().enumerate();
+        let gone: Vec<Arc<str>> = rows
+            .filter_map(|(at, row)| {
+                let ended_at = row.ended_at?;
+                let goes = at < excess || ended_at + REMEMBERED < now;
+                goes.then(|| row.id.clone())
+            })
             .collect();
         for id in gone {
             self.redrives.remove(&id);
@@ -534,6 +526,24 @@ pub(crate) mod tests;
 /// Messages a second, at least and at most.
 const RATE_MIN: f64 = 0.001;
 const RATE_MAX: f64 = 1e6;
+
+/// How many waiting rows to read at a time, so that they are a quarter of a page.
+struct Rows(usize);
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self(ROWS_FIRST)
+    }
+}
+
+impl Rows {
+    fn learn(&mut self, found: &[(Piece, Micros, u32)]) {
+        let bytes: u64 = found.iter().map(|(piece, ..)| piece.memory_bytes()).sum();
+        let mean = bytes / (found.len() as u64).max(1);
+        let many = PAGE_BYTES_MAX / 4 / mean.max(1);
+        self.0 = usize::try_from(many).map_or(ROWS_MAX, |many| many.clamp(1, ROWS_MAX));
+    }
+}
 
 /// Told of every body that is read from now on.
 fn listen(read_back: &Arc<Notify>) -> impl Future<Output = ()> + use<> {

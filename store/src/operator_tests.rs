@@ -397,3 +397,141 @@ async fn on_disk_speaks_for_commits_before_it() {
     let left: Vec<u32> = again.drain("q").await.iter().map(|(id, _)| *id).collect();
     assert_eq!(left, [1]);
 }
+
+/// Reads a queue page by page; `between` is called after each page.
+async fn walked(
+    world: &World,
+    which: Which,
+    limit: u32,
+    mut between: impl AsyncFnMut(u32),
+) -> Vec<Seq> {
+    let (mut from, mut seen, mut pages) = (0, Vec::new(), 0);
+    loop {
+        let all = Filter::default();
+        let page = world.store.peek(("/", "q"), which, &all, from, limit);
+        let page = page.await.expect("a page");
+        assert!(page.messages.len() <= limit as usize);
+        seen.extend(page.messages.iter().map(|seen| seen.seq));
+        let Some(next) = page.next else {
+            return seen;
+        };
+        from = next;
+        between(pages).await;
+        pages += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_walk_sees_each_message_that_stays_once_while_others_come_and_go() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    world.publish("q", 0..300).await;
+    let id = world.store.lock().queue(0, "/", "q").expect("a queue");
+    let (mut gone, mut published) = (std::collections::BTreeSet::new(), 300);
+    let seen = walked(&world, Which::Ready, 7, async |page| {
+        // Some from the middle, before and behind the reader; the head goes out and returns.
+        let seqs = (0..4).map(|n| (u64::from(page) * 4 + n) * 137 % 300);
+        {
+            let mut shard = world.store.lock();
+            for seq in seqs {
+                if shard.remove_ready(id, &[seq]) > 0 {
+                    gone.insert(seq);
+                }
+            }
+            if let Got::Message { tag, .. } = shard.get(id, world.key, false) {
+                shard.nack(world.key, tag, false, true);
+            }
+        }
+        if page < 20 {
+            world.publish("q", published..published + 3).await;
+            published += 3;
+        }
+    })
+    .await;
+    assert!(gone.len() > 50);
+    let stays = |seq: &Seq| *seq < 300 && !gone.contains(seq);
+    let found: Vec<Seq> = seen.iter().copied().filter(stays).collect();
+    let expected: Vec<Seq> = (0..300).filter(stays).collect();
+    assert_eq!(found, expected);
+    assert!(seen.is_sorted_by(|a, b| a < b), "none twice");
+}
+
+#[tokio::test]
+async fn a_walk_over_what_waits_sees_each_that_stays_once() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[("x-retry-delay", Value::I32(60_000))]);
+    world.publish("q", 0..40).await;
+    world.kill("q", 40).await;
+    let id = world.store.lock().queue(0, "/", "q").expect("a queue");
+    let seen = walked(&world, Which::Waiting, 3, async |page| {
+        let cancelled = [u64::from(page) * 5, 39 - u64::from(page)];
+        for seq in cancelled {
+            world.store.lock().cancel_waiting(id, seq);
+        }
+        world.publish("q", 40 + page..41 + page).await;
+        world.kill("q", 1).await;
+    })
+    .await;
+    let left = walked(&world, Which::Waiting, 1000, async |_| ()).await;
+    let stays = |seq: &&Seq| **seq < 40;
+    let left: Vec<&Seq> = left.iter().filter(stays).collect();
+    let found: Vec<&Seq> = seen.iter().filter(|seq| left.contains(seq)).collect();
+    assert_eq!(found, left);
+    assert!(seen.is_sorted_by(|a, b| a < b), "none twice");
+}
+
+#[tokio::test]
+async fn the_end_of_a_walk_is_known_at_once() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[("x-retry-delay", Value::I32(60_000))]);
+    let all = Filter::default();
+    let next = async |which, limit| {
+        let page = world.store.peek(("/", "q"), which, &all, 0, limit);
+        page.await.expect("a page").next
+    };
+    world.publish("q", 0..4).await;
+    assert_eq!(next(Which::Ready, 4).await, None);
+    assert_eq!(next(Which::Ready, 3).await, Some(3));
+    world.kill("q", 4).await;
+    assert_eq!(next(Which::Waiting, 4).await, None);
+    assert_eq!(next(Which::Waiting, 3).await, Some(3));
+}
+
+#[tokio::test]
+async fn redrives_are_listed_by_pages_and_the_oldest_forgotten() {
+    let world = world(Memory::new()).await;
+    world.declare("q", &[]);
+    let row = RedriveRow {
+        ended_at: Some(clock::now()),
+        state: RedriveState::Done,
+        ..world.store.redrive(nowhere()).await.expect("begun")
+    };
+    let named = |n: usize| RedriveRow {
+        id: format!("00000000-0000-7000-8000-{n:012}").into(),
+        ..row.clone()
+    };
+    {
+        let mut shard = world.store.lock();
+        let many = (0..REMEMBERED_MAX).map(named);
+        many.for_each(|row| drop(shard.redrives.insert(row.id.clone(), row)));
+    }
+    let first = world.store.redrives(None, 2);
+    assert_eq!(first[1].id, named(1).id);
+    // It goes on from one that is forgotten meanwhile.
+    world.store.lock().redrives.remove(&first[1].id);
+    let second = world.store.redrives(Some(&first[1].id), 2);
+    assert_eq!(second[0].id, named(2).id);
+    let new = world.store.redrive(nowhere()).await.expect("begun");
+    let known = world.store.redrives(None, usize::MAX);
+    assert_eq!(known.len(), REMEMBERED_MAX);
+    assert_eq!(known.last().map(|row| &row.id), Some(&new.id));
+    assert_ne!(known[0].id, named(0).id);
+}
+
+fn nowhere() -> Redrive {
+    Redrive {
+        vhost: "/".into(),
+        source: "q".into(),
+        ..Redrive::default()
+    }
+}

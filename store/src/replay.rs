@@ -5,7 +5,8 @@
 
 use crate::error::Result;
 use crate::model::*;
-use crate::operator::{Page, Seen};
+use crate::page::{Filling, Page, Seen};
+use crate::queue::Piece;
 use crate::queue::retained::Entry;
 use crate::rules::filter::Filter;
 use crate::shard::replay::Segment;
@@ -47,38 +48,39 @@ impl Store {
     ) -> Result<Page> {
         // What was settled a moment ago is in its segment then.
         self.on_disk().await?;
-        let mut messages: Vec<Seen> = Vec::new();
+        let mut filling = Filling::new(limit);
         loop {
             let Some((id, entry)) = self.next_retained((vhost, queue), (from, until), filter)?
             else {
-                return Ok(Page {
-                    messages,
-                    next: None,
-                });
+                return Ok(filling.end(None));
             };
             let Some((_, pieces)) = self.0.read_retained(id, &entry).await? else {
                 continue;
             };
-            let shard = self.lock();
-            for piece in &pieces {
-                for offset in 0..piece.count {
-                    let one = piece.slice(offset, 1);
-                    let wanted = (from..until).contains(&one.first)
+            let found: Vec<Piece> = {
+                let shard = self.lock();
+                let single = |piece: &Piece| {
+                    let piece = piece.clone();
+                    (0..piece.count).map(move |offset| piece.slice(offset, 1))
+                };
+                let singles = pieces.iter().flat_map(single);
+                let is_meant = |one: &Piece| {
+                    (from..until).contains(&one.first)
                         && filter.matches(&one.block, one.index(0), one.at)
-                        && shard.is_settled(id, one.first);
-                    if !wanted {
-                        continue;
-                    }
-                    if messages.len() >= limit as usize {
-                        let next = Some(one.first);
-                        return Ok(Page { messages, next });
-                    }
-                    messages.push(Seen {
-                        seq: one.first,
-                        piece: one,
-                        due_at: None,
-                        failures: 0,
-                    });
+                        && shard.is_settled(id, one.first)
+                };
+                singles.filter(is_meant).collect()
+            };
+            for piece in found {
+                let seq = piece.first;
+                let seen = Seen {
+                    seq,
+                    piece,
+                    due_at: None,
+                    failures: 0,
+                };
+                if !filling.take(seen) {
+                    return Ok(filling.end(Some(seq)));
                 }
             }
             from = entry.last + 1;

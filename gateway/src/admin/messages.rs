@@ -11,20 +11,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use store::Store;
 use store::model::{Micros, RedriveKind, RedriveRow, RedriveState};
-use store::operator::{Redrive, Seen, Which};
+use store::operator::{Redrive, Which};
+use store::page::{Page, Seen};
 use store::rules::dead_letter;
 use store::rules::filter::Filter;
 
-use super::Answer;
+use super::{Answer, Span};
 use crate::definitions::from_table;
 
 /// Between two looks at a redrive that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
-/// Messages listed at most: a terminal's worth, and no more than one answer can hold.
-pub const LIST_MAX: u32 = 1_000;
+/// Rows of one answer: it is a line on the socket, and whoever asks goes on from there.
+const PAGE_ROWS: u32 = 1_000;
 
 /// What can be asked about a queue's messages.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub struct Ask {
     pub vhost: String,
     pub queue: String,
@@ -35,7 +36,7 @@ pub struct Ask {
 }
 
 /// Which messages; all given conditions hold together.
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 pub struct Meant {
     pub ids: Vec<String>,
     /// RFC 3339.
@@ -48,12 +49,12 @@ pub struct Meant {
     pub headers: Vec<String>,
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     List {
         waiting: bool,
-        limit: u32,
+        span: Span,
     },
     /// One message whole, by its place.
     Show {
@@ -63,16 +64,10 @@ pub enum Verb {
         waiting: bool,
         dry_run: bool,
     },
-    Move {
-        to: Option<String>,
-        rate: Option<f64>,
-        dry_run: bool,
-        /// Answer when it has begun.
-        detach: bool,
-    },
+    Move(How),
     /// Settled ones that the queue keeps.
     ListRetained {
-        limit: u32,
+        span: Span,
     },
     ShowRetained {
         seq: u64,
@@ -81,13 +76,23 @@ pub enum Verb {
         from: u64,
         /// The first place that is not meant.
         until: Option<u64>,
-        to: Option<String>,
-        rate: Option<f64>,
-        dry_run: bool,
-        detach: bool,
+        how: How,
     },
     Pause,
     Resume,
+}
+
+/// Where messages go, and how.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct How {
+    /// A queue; when not given, that in which they died, or for a replay the same one.
+    pub to: Option<String>,
+    /// Messages a second; as fast as they go when not given.
+    pub rate: Option<f64>,
+    /// Count, and move nothing.
+    pub dry_run: bool,
+    /// Answer when it has begun.
+    pub detach: bool,
 }
 
 /// Does it, or says in words why not.
@@ -106,11 +111,10 @@ pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
     };
     let at = (&*ask.vhost, &*queue);
     match ask.verb {
-        Verb::List { waiting, limit } => {
-            let limit = limit.clamp(1, LIST_MAX);
-            let page = store.peek(at, which(waiting), &filter, 0, limit);
-            let rows = page.await.map_err(text)?.messages;
-            Ok(table(rows, waiting))
+        Verb::List { waiting, span } => {
+            let (from, limit) = (place(&span)?, span.rows(PAGE_ROWS));
+            let page = store.peek(at, which(waiting), &filter, from, limit);
+            Ok(table(page.await.map_err(text)?, waiting))
         }
         Verb::Show { seq } => {
             let all = Filter::default();
@@ -125,32 +129,23 @@ pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
             let count = store.purge_matching(at, which(waiting), &filter, dry_run);
             Ok(counted(count.await.map_err(text)?, dry_run))
         }
-        Verb::Move { dry_run: true, .. } => {
+        Verb::Move(how) if how.dry_run => {
             let count = store.purge_matching(at, Which::Ready, &filter, true);
             Ok(counted(count.await.map_err(text)?, true))
         }
-        Verb::Move {
-            to, rate, detach, ..
-        } => {
-            let begun = store.redrive(Redrive {
+        Verb::Move(how) => {
+            let asked = Redrive {
                 vhost: ask.vhost.clone(),
                 source: queue,
-                target: to,
                 filter,
-                rate,
                 ..Redrive::default()
-            });
-            let row = begun.await.map_err(text)?;
-            match detach {
-                true => Ok(redrives([row])),
-                false => ended(store, &row.id).await,
-            }
+            };
+            begin(store, asked, how).await
         }
-        Verb::ListRetained { limit } => {
-            let limit = limit.clamp(1, LIST_MAX);
-            let page = store.peek_retained(at, &filter, (0, u64::MAX), limit);
-            let rows = page.await.map_err(text)?.messages;
-            Ok(table(rows, false))
+        Verb::ListRetained { span } => {
+            let (from, limit) = (place(&span)?, span.rows(PAGE_ROWS));
+            let page = store.peek_retained(at, &filter, (from, u64::MAX), limit);
+            Ok(table(page.await.map_err(text)?, false))
         }
         Verb::ShowRetained { seq } => {
             let one = (seq, seq.saturating_add(1));
@@ -160,53 +155,63 @@ pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
                 None => Err(format!("queue '{queue}' keeps no settled message {seq}")),
             }
         }
-        Verb::Replay {
-            from,
-            until,
-            dry_run: true,
-            ..
-        } => {
+        Verb::Replay { from, until, how } if how.dry_run => {
             let range = (from, until.unwrap_or(u64::MAX));
             let count = store.count_retained(at, &filter, range);
             Ok(counted(count.await.map_err(text)?, true))
         }
-        Verb::Replay {
-            from,
-            until,
-            to,
-            rate,
-            detach,
-            ..
-        } => {
-            let begun = store.redrive(Redrive {
+        Verb::Replay { from, until, how } => {
+            let asked = Redrive {
                 kind: RedriveKind::Retained,
                 vhost: ask.vhost.clone(),
                 source: queue,
-                target: to,
                 filter,
-                rate,
                 from,
                 until,
-            });
-            let row = begun.await.map_err(text)?;
-            match detach {
-                true => Ok(redrives([row])),
-                false => ended(store, &row.id).await,
-            }
+                ..Redrive::default()
+            };
+            begin(store, asked, how).await
         }
         Verb::Pause => paused(store, at, true).await,
         Verb::Resume => paused(store, at, false).await,
     }
 }
 
-/// All redrives, or the end of one.
-pub(super) async fn redrive(store: &Store, cancel: Option<String>) -> Result<Answer, String> {
-    let Some(id) = cancel else {
-        return Ok(redrives(store.redrives()));
-    };
+/// A page of the redrives, oldest first.
+pub(super) fn list_redrives(store: &Store, span: &Span) -> Answer {
+    let most = span.rows(PAGE_ROWS) as usize;
+    let mut rows = store.redrives(span.cursor.as_deref(), most + 1);
+    let has_more = rows.len() > most;
+    rows.truncate(most);
+    let last = rows.last().filter(|_| has_more);
+    let next = last.map(|row| row.id.to_string());
+    let (columns, rows) = redrives(rows);
+    Answer::Page {
+        columns,
+        rows,
+        next,
+    }
+}
+
+/// Ends a redrive.
+pub(super) async fn cancel_redrive(store: &Store, id: String) -> Result<Answer, String> {
     match store.cancel_redrive(&id).await.map_err(text)? {
         true => Ok(Answer::Done),
         false => Err(format!("no redrive '{id}' runs")),
+    }
+}
+
+/// Begins it, and waits for its end unless told otherwise.
+async fn begin(store: &Store, asked: Redrive, how: How) -> Result<Answer, String> {
+    let begun = store.redrive(Redrive {
+        target: how.to,
+        rate: how.rate,
+        ..asked
+    });
+    let row = begun.await.map_err(text)?;
+    match how.detach {
+        true => Ok(redrive_table([row])),
+        false => ended(store, &row.id).await,
     }
 }
 
@@ -222,7 +227,7 @@ async fn ended(store: &Store, id: &str) -> Result<Answer, String> {
             Some(row) if row.state == RedriveState::Failed => {
                 return Err(format!("{} after {} messages", row.detail, row.moved));
             }
-            row => return Ok(redrives(row)),
+            row => return Ok(redrive_table(row)),
         }
     }
 }
@@ -232,6 +237,15 @@ fn which(waiting: bool) -> Which {
         true => Which::Waiting,
         false => Which::Ready,
     }
+}
+
+/// Where a page begins.
+fn place(span: &Span) -> Result<u64, String> {
+    let Some(cursor) = &span.cursor else {
+        return Ok(0);
+    };
+    let place = cursor.parse();
+    place.map_err(|_| format!("cursor: '{cursor}' is no place of this list"))
 }
 
 fn text(error: store::Error) -> String {
@@ -255,7 +269,7 @@ fn moment(at: Option<Micros>) -> Json {
     at.map_or(Json::Null, |at| format!("{at:.3}").into())
 }
 
-fn table(rows: Vec<Seen>, waiting: bool) -> Answer {
+fn table(page: Page, waiting: bool) -> Answer {
     let when = if waiting { "due" } else { "accepted" };
     let names = [
         "seq",
@@ -288,9 +302,10 @@ fn table(rows: Vec<Seen>, waiting: bool) -> Answer {
             of("queue").map_or(Json::Null, Json::from),
         ]
     };
-    Answer::Table {
+    Answer::Page {
         columns: columns(&names),
-        rows: rows.iter().map(row).collect(),
+        rows: page.messages.iter().map(row).collect(),
+        next: page.next.map(|seq| seq.to_string()),
     }
 }
 
@@ -317,7 +332,14 @@ fn whole(seen: &Seen) -> String {
     format!("{described:#}\n")
 }
 
-fn redrives(rows: impl IntoIterator<Item = RedriveRow>) -> Answer {
+fn redrive_table(rows: impl IntoIterator<Item = RedriveRow>) -> Answer {
+    let (columns, rows) = redrives(rows);
+    Answer::Table { columns, rows }
+}
+
+type Rows = (Vec<String>, Vec<Vec<Json>>);
+
+fn redrives(rows: impl IntoIterator<Item = RedriveRow>) -> Rows {
     let names = [
         "id", "from", "to", "state", "moved", "skipped", "begun", "detail",
     ];
@@ -333,10 +355,7 @@ fn redrives(rows: impl IntoIterator<Item = RedriveRow>) -> Answer {
             row.detail.into(),
         ]
     };
-    Answer::Table {
-        columns: columns(&names),
-        rows: rows.into_iter().map(row).collect(),
-    }
+    (columns(&names), rows.into_iter().map(row).collect())
 }
 
 impl Meant {

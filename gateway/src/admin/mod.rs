@@ -19,7 +19,7 @@ pub mod socket;
 pub use run::run;
 
 /// Of the lines on the socket. A change that an older binary misreads is a new number.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "admin.sock";
@@ -49,12 +49,19 @@ pub enum Answer {
         columns: Vec<String>,
         rows: Vec<Vec<Json>>,
     },
+    /// A part of a list that may be long.
+    Page {
+        columns: Vec<String>,
+        rows: Vec<Vec<Json>>,
+        /// The cursor of the rest; `None` at the end.
+        next: Option<String>,
+    },
     /// A document, to be printed as it is.
     Text(String),
 }
 
 /// What can be asked.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
     UserAdd {
@@ -155,13 +162,55 @@ pub enum Command {
     },
     Node(node::Node),
     Messages(messages::Ask),
-    /// All of them, or the end of one.
-    Redrives {
-        cancel: Option<String>,
+    RedriveList(Span),
+    RedriveCancel {
+        id: String,
     },
 }
 
+/// Which rows of a list that may be long. An answer holds a page of them.
+#[derive(Clone, Default, Deserialize, Serialize)]
+pub struct Span {
+    /// `next` of the page before.
+    pub cursor: Option<String>,
+    /// Rows that are still wanted; all when not given.
+    pub limit: Option<u64>,
+}
+
+impl Span {
+    /// Rows on a page, at most so many.
+    fn rows(&self, most: u32) -> u32 {
+        let left = self.limit.map_or(most, |left| left.min(most.into()) as u32);
+        left.max(1)
+    }
+
+    /// The span of what comes after a page; `None` when nothing more is wanted.
+    #[must_use]
+    pub fn after(&self, rows: u64, next: String) -> Option<Self> {
+        let limit = self.limit.map(|limit| limit.saturating_sub(rows));
+        let goes_on = limit != Some(0);
+        goes_on.then_some(Self {
+            cursor: Some(next),
+            limit,
+        })
+    }
+}
+
 impl Command {
+    /// Which rows it asks for, when it asks for a list that may be long.
+    pub fn span(&mut self) -> Option<&mut Span> {
+        match self {
+            Self::RedriveList(span) => Some(span),
+            Self::Messages(ask) => match &mut ask.verb {
+                messages::Verb::List { span, .. } | messages::Verb::ListRetained { span } => {
+                    Some(span)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// What the answer is about, when only a running server can give it.
     pub fn needs_server(&self) -> Option<&'static str> {
         match self {
@@ -174,14 +223,14 @@ impl Command {
 }
 
 /// Which rows to list; all without either.
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize, Serialize)]
 pub struct Only {
     pub vhost: Option<String>,
     pub user: Option<String>,
 }
 
 /// A policy as an operator writes it.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub struct Policy {
     pub operator: bool,
     pub vhost: String,

@@ -19,7 +19,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What can be asked of a running node only.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Node {
     /// The fire-hose of a vhost; without `on` whether it runs.

@@ -17,7 +17,8 @@ pub async fn run(store: &Store, command: Command) -> Result<Answer, String> {
     let command = match command {
         Command::Node(ask) => return node::run(store, ask).await,
         Command::Messages(ask) => return messages::run(store, ask).await,
-        Command::Redrives { cancel } => return messages::redrive(store, cancel).await,
+        Command::RedriveList(span) => return Ok(messages::list_redrives(store, &span)),
+        Command::RedriveCancel { id } => return messages::cancel_redrive(store, id).await,
         other => other,
     };
     let (answer, told) = {

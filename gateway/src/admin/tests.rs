@@ -258,3 +258,39 @@ async fn the_socket_answers_its_owner_and_goes_with_the_server() {
     served.await.unwrap();
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_long_list_comes_in_pages_that_make_it_whole() {
+    let store = open(&Arc::new(Memory::new())).await;
+    store.declare_work_queue("/", "q").await.unwrap();
+    let messages: Vec<(Vec<u8>, Vec<u8>)> = vec![(vec![0, 0], vec![7]); 2_345];
+    store
+        .publish_to_queue(("/", "q"), &messages, None)
+        .await
+        .unwrap();
+    let walk = async |limit: Option<u64>| {
+        let (mut seqs, mut pages) = (Vec::new(), 0);
+        let mut asked = command(json!({"messages": {
+            "vhost": "/", "queue": "q", "dead": false, "verb": {
+                "list": {"waiting": false, "span": {"cursor": null, "limit": limit}},
+            },
+            "meant": {"ids": [], "since": null, "until": null, "reason": null,
+                      "routing_key": null, "headers": []},
+        }}));
+        loop {
+            let Ok(Answer::Page { rows, next, .. }) = run(&store, asked.clone()).await else {
+                panic!("no page");
+            };
+            pages += 1;
+            seqs.extend(rows.iter().filter_map(|row| row[0].as_u64()));
+            let rest = next.and_then(|next| asked.span()?.after(rows.len() as u64, next));
+            match rest {
+                Some(rest) => *asked.span().unwrap() = rest,
+                None => return (seqs, pages),
+            }
+        }
+    };
+    assert_eq!(walk(None).await, ((0..2_345).collect(), 3));
+    assert_eq!(walk(Some(1_500)).await, ((0..1_500).collect(), 2));
+    assert_eq!(walk(Some(3)).await, ((0..3).collect(), 1));
+}

@@ -5,40 +5,19 @@
 use clap::{Args, Subcommand};
 
 use super::operate::In;
-use crate::admin::Command;
-use crate::admin::messages::{Ask, Meant, Verb};
-
-/// Messages listed when nothing is said.
-const LIST_DEFAULT: u32 = 50;
+use crate::admin::messages::{self, Ask, Meant, Verb};
+use crate::admin::{Command, Span};
 
 /// The dead messages of a queue, wherever they went.
 #[derive(Subcommand)]
 pub(super) enum Dead {
     /// List them, oldest first.
-    List {
-        #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
-        #[arg(long, default_value_t = LIST_DEFAULT)]
-        limit: u32,
-    },
+    List(Listed),
     /// Show one whole, by its seq.
-    Show {
-        #[command(flatten)]
-        of: Of,
-        seq: u64,
-    },
+    Show(One),
     /// Move them back to the queue in which they died, or elsewhere. Without --detach it waits for
     /// the end; either way a crash or a stop only interrupts it.
-    Redrive {
-        #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
-        #[command(flatten)]
-        how: How,
-    },
+    Redrive(Moved),
     /// Remove them.
     Purge {
         #[command(flatten)]
@@ -55,33 +34,19 @@ pub(super) enum Dead {
 #[derive(Subcommand)]
 pub(super) enum Messages {
     /// Hand out nothing more until the queue is resumed; publishers notice nothing.
-    Pause {
-        #[command(flatten)]
-        of: Of,
-    },
+    Pause(Of),
     /// Hand out messages again.
-    Resume {
-        #[command(flatten)]
-        of: Of,
-    },
+    Resume(Of),
     /// List messages without consuming them.
     Peek {
         #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
+        list: Listed,
         /// Those in backoff or delayed.
         #[arg(long)]
         waiting: bool,
-        #[arg(long, default_value_t = LIST_DEFAULT)]
-        limit: u32,
     },
     /// Show one whole, by its seq.
-    Show {
-        #[command(flatten)]
-        of: Of,
-        seq: u64,
-    },
+    Show(One),
     /// Remove messages; what is out with a consumer stays.
     Purge {
         #[command(flatten)]
@@ -96,59 +61,27 @@ pub(super) enum Messages {
         dry_run: bool,
     },
     /// Move messages to another queue.
-    Move {
-        #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
-        #[command(flatten)]
-        how: How,
-    },
+    Move(Moved),
 }
 
 /// Settled messages that a queue keeps (x-retain).
 #[derive(Subcommand)]
 pub(super) enum Replay {
     /// List them, oldest first.
-    List {
-        #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
-        #[arg(long, default_value_t = LIST_DEFAULT)]
-        limit: u32,
-    },
+    List(Listed),
     /// Show one whole, by its seq.
-    Show {
-        #[command(flatten)]
-        of: Of,
-        seq: u64,
-    },
+    Show(One),
     /// Publish them again. Without --detach it waits for the end; either way a crash or a stop only
     /// interrupts it. `redrive list` and `redrive cancel` see it, too.
     Start {
         #[command(flatten)]
-        of: Of,
-        #[command(flatten)]
-        meant: Conditions,
+        moved: Moved,
         /// The first seq that is meant.
         #[arg(long, default_value_t = 0)]
         from_seq: u64,
         /// The last seq that is meant.
         #[arg(long)]
         to_seq: Option<u64>,
-        /// The queue; without it the same one.
-        #[arg(long)]
-        to: Option<String>,
-        /// Messages a second.
-        #[arg(long)]
-        rate: Option<f64>,
-        /// Count, and publish nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Do not wait for the end.
-        #[arg(long)]
-        detach: bool,
     },
 }
 
@@ -156,9 +89,53 @@ pub(super) enum Replay {
 #[derive(Subcommand)]
 pub(super) enum Redrives {
     /// List them, oldest first.
-    List,
+    List(Rows),
     /// End one; what was moved stays where it is.
     Cancel { id: String },
+}
+
+#[derive(Args)]
+pub(super) struct Listed {
+    #[command(flatten)]
+    of: Of,
+    #[command(flatten)]
+    meant: Conditions,
+    #[command(flatten)]
+    rows: Rows,
+}
+
+#[derive(Args)]
+pub(super) struct One {
+    #[command(flatten)]
+    of: Of,
+    seq: u64,
+}
+
+#[derive(Args)]
+pub(super) struct Moved {
+    #[command(flatten)]
+    of: Of,
+    #[command(flatten)]
+    meant: Conditions,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Which part of a long list.
+#[derive(Args)]
+pub(super) struct Rows {
+    /// So many; all when not given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Go on where a list with a limit ended, as it said.
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+impl From<Rows> for Span {
+    fn from(Rows { limit, cursor }: Rows) -> Self {
+        Self { cursor, limit }
+    }
 }
 
 #[derive(Args)]
@@ -192,7 +169,8 @@ pub(super) struct Conditions {
 
 #[derive(Args)]
 pub(super) struct How {
-    /// The queue; without it each message goes to the one in which it died.
+    /// The queue; without it each message goes to the one in which it died, or of which it is
+    /// replayed.
     #[arg(long)]
     to: Option<String>,
     /// Messages a second.
@@ -206,9 +184,9 @@ pub(super) struct How {
     detach: bool,
 }
 
-impl From<How> for Verb {
+impl From<How> for messages::How {
     fn from(how: How) -> Self {
-        Self::Move {
+        Self {
             to: how.to,
             rate: how.rate,
             dry_run: how.dry_run,
@@ -230,91 +208,84 @@ impl From<Conditions> for Meant {
     }
 }
 
-fn ask(of: Of, dead: bool, meant: Option<Conditions>, verb: Verb) -> Command {
-    Command::Messages(Ask {
+fn ask(of: Of, meant: Option<Conditions>, verb: Verb) -> Ask {
+    Ask {
         vhost: of.at.vhost,
         queue: of.queue,
-        dead,
+        dead: false,
         meant: meant.map(Meant::from).unwrap_or_default(),
         verb,
-    })
+    }
+}
+
+impl Listed {
+    fn ask(self, verb: impl FnOnce(Span) -> Verb) -> Ask {
+        ask(self.of, Some(self.meant), verb(self.rows.into()))
+    }
+}
+
+impl Moved {
+    fn ask(self, verb: impl FnOnce(messages::How) -> Verb) -> Ask {
+        ask(self.of, Some(self.meant), verb(self.how.into()))
+    }
 }
 
 impl From<Dead> for Command {
     fn from(dead: Dead) -> Self {
         let waiting = false;
-        match dead {
-            Dead::List { of, meant, limit } => {
-                ask(of, true, Some(meant), Verb::List { waiting, limit })
-            }
-            Dead::Show { of, seq } => ask(of, true, None, Verb::Show { seq }),
-            Dead::Redrive { of, meant, how } => ask(of, true, Some(meant), how.into()),
+        let ask = match dead {
+            Dead::List(list) => list.ask(|span| Verb::List { waiting, span }),
+            Dead::Show(One { of, seq }) => ask(of, None, Verb::Show { seq }),
+            Dead::Redrive(moved) => moved.ask(Verb::Move),
             Dead::Purge { of, meant, dry_run } => {
-                ask(of, true, Some(meant), Verb::Purge { waiting, dry_run })
+                ask(of, Some(meant), Verb::Purge { waiting, dry_run })
             }
-        }
+        };
+        Self::Messages(Ask { dead: true, ..ask })
     }
 }
 
 impl From<Messages> for Command {
     fn from(messages: Messages) -> Self {
-        match messages {
-            Messages::Pause { of } => ask(of, false, None, Verb::Pause),
-            Messages::Resume { of } => ask(of, false, None, Verb::Resume),
-            Messages::Peek {
-                of,
-                meant,
-                waiting,
-                limit,
-            } => ask(of, false, Some(meant), Verb::List { waiting, limit }),
-            Messages::Show { of, seq } => ask(of, false, None, Verb::Show { seq }),
+        Self::Messages(match messages {
+            Messages::Pause(of) => ask(of, None, Verb::Pause),
+            Messages::Resume(of) => ask(of, None, Verb::Resume),
+            Messages::Peek { list, waiting } => list.ask(|span| Verb::List { waiting, span }),
+            Messages::Show(One { of, seq }) => ask(of, None, Verb::Show { seq }),
             Messages::Purge {
                 of,
                 meant,
                 waiting,
                 dry_run,
-            } => ask(of, false, Some(meant), Verb::Purge { waiting, dry_run }),
-            Messages::Move { of, meant, how } => ask(of, false, Some(meant), how.into()),
-        }
+            } => ask(of, Some(meant), Verb::Purge { waiting, dry_run }),
+            Messages::Move(moved) => moved.ask(Verb::Move),
+        })
     }
 }
 
 impl From<Replay> for Command {
     fn from(replay: Replay) -> Self {
-        match replay {
-            Replay::List { of, meant, limit } => {
-                ask(of, false, Some(meant), Verb::ListRetained { limit })
-            }
-            Replay::Show { of, seq } => ask(of, false, None, Verb::ShowRetained { seq }),
+        Self::Messages(match replay {
+            Replay::List(list) => list.ask(|span| Verb::ListRetained { span }),
+            Replay::Show(One { of, seq }) => ask(of, None, Verb::ShowRetained { seq }),
             Replay::Start {
-                of,
-                meant,
+                moved,
                 from_seq,
                 to_seq,
-                to,
-                rate,
-                dry_run,
-                detach,
-            } => {
-                let verb = Verb::Replay {
-                    from: from_seq,
-                    until: to_seq.map(|seq| seq.saturating_add(1)),
-                    to,
-                    rate,
-                    dry_run,
-                    detach,
-                };
-                ask(of, false, Some(meant), verb)
-            }
-        }
+            } => moved.ask(|how| Verb::Replay {
+                from: from_seq,
+                until: to_seq.map(|seq| seq.saturating_add(1)),
+                how,
+            }),
+        })
     }
 }
 
 impl From<Redrives> for Command {
     fn from(redrives: Redrives) -> Self {
         match redrives {
-            Redrives::List => Self::Redrives { cancel: None },
-            Redrives::Cancel { id } => Self::Redrives { cancel: Some(id) },
+            Redrives::List(rows) => Self::RedriveList(rows.into()),
+            Redrives::Cancel { id } => Self::RedriveCancel { id },
         }
     }
 }

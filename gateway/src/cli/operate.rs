@@ -316,20 +316,72 @@ pub(super) fn run(given: &Given, operate: Operate, json: bool) -> anyhow::Result
         _ => None,
     };
     let config = config::load(given)?;
-    let answer = match client::ask(&config.data_dir, command(operate)?)? {
-        Ok(answer) => answer,
-        Err(command) => directly(&config, command)?,
-    };
-    match (answer, target) {
-        (Answer::Text(text), Some(file)) => {
-            std::fs::write(&file, text).with_context(|| file.display().to_string())
+    let mut asked = command(operate)?;
+    let mut way = Way::Server;
+    let mut listing = print::Listing::new(json);
+    loop {
+        let (answer, span) = (way.ask(&config, asked.clone())?, asked.span());
+        let Answer::Page {
+            columns,
+            rows,
+            next,
+        } = answer
+        else {
+            return match (answer, target) {
+                (Answer::Text(text), Some(file)) => {
+                    std::fs::write(&file, text).with_context(|| file.display().to_string())
+                }
+                (answer, _) => print::answer(&answer, json),
+            };
+        };
+        let is_read = listing.page(&columns, &rows)?;
+        let (Some(next), Some(span), true) = (&next, span, is_read) else {
+            return listing.end(None);
+        };
+        match span.after(rows.len() as u64, next.clone()) {
+            Some(rest) => *span = rest,
+            None => return listing.end(Some(next)),
         }
-        (answer, _) => print::answer(&answer, json),
     }
 }
 
-/// No server runs: the store is ours for the moment.
-fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer> {
+/// How commands reach the data.
+enum Way {
+    /// Over a running server's socket.
+    Server,
+    /// No server runs: the store is ours for the moment.
+    Store(tokio::runtime::Runtime, Store),
+}
+
+impl Way {
+    fn ask(&mut self, config: &config::Config, command: Command) -> anyhow::Result<Answer> {
+        let command = match self {
+            Self::Store(..) => command,
+            Self::Server => match client::ask(&config.data_dir, command)? {
+                Ok(answer) => return Ok(answer),
+                Err(command) => {
+                    *self = open(config, &command)?;
+                    command
+                }
+            },
+        };
+        let Self::Store(runtime, store) = self else {
+            bail!("no server answers any more");
+        };
+        let answer = runtime.block_on(admin::run(store, command));
+        answer.map_err(anyhow::Error::msg)
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if let Self::Store(runtime, store) = self {
+            runtime.block_on(store.stop());
+        }
+    }
+}
+
+fn open(config: &config::Config, command: &Command) -> anyhow::Result<Way> {
     let folder = config.data_dir.display();
     if let Some(what) = command.needs_server() {
         bail!("no server answers in {folder}, and without one there are no {what}");
@@ -345,7 +397,7 @@ fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer>
         .worker_threads(1)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let store = runtime.block_on(async {
         let first = super::first()?;
         let options = Options {
             work_rules_all: config.work_rules_all,
@@ -357,11 +409,9 @@ fn directly(config: &config::Config, command: Command) -> anyhow::Result<Answer>
             consumer_timeout_ms: config.consumer_timeout_ms,
             ..Options::default()
         };
-        let store = Store::open(node::backend(config).await?, options).await?;
-        let answer = admin::run(&store, command).await;
-        store.stop().await;
-        answer.map_err(anyhow::Error::msg)
-    })
+        anyhow::Ok(Store::open(node::backend(config).await?, options).await?)
+    })?;
+    Ok(Way::Store(runtime, store))
 }
 
 fn command(operate: Operate) -> anyhow::Result<Command> {

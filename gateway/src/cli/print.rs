@@ -1,5 +1,7 @@
 //! Answers on the terminal: a table for people, JSON for scripts.
 
+use std::io::{ErrorKind, Write};
+
 use serde_json::{Map, Value as Json};
 
 use crate::admin::Answer;
@@ -14,36 +16,104 @@ pub(super) fn answer(answer: &Answer, json: bool) -> anyhow::Result<()> {
         Answer::Done => {}
         Answer::LeftOut(lines) => lines.iter().for_each(|line| eprintln!("left out: {line}")),
         Answer::Text(text) => print!("{text}"),
-        Answer::Table { columns, rows } if json => {
-            let rows: Vec<Map<String, Json>> = rows
-                .iter()
-                .map(|row| columns.iter().cloned().zip(row.iter().cloned()).collect())
-                .collect();
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+        Answer::Table { columns, rows } | Answer::Page { columns, rows, .. } => {
+            let mut listing = Listing::new(json);
+            listing.page(columns, rows)?;
+            listing.end(None)?;
         }
-        Answer::Table { columns, rows } => print!("{}", table(columns, rows)),
     }
     Ok(())
 }
 
-fn table(columns: &[String], rows: &[Vec<Json>]) -> String {
-    let mut lines = vec![columns.to_vec()];
-    lines.extend(rows.iter().map(|row| row.iter().map(cell).collect()));
-    let width = |at: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(at));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut out = String::new();
-    for line in &lines {
-        let cells = line.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, &width)| format!("{cell:width$}"))
-            .collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
+/// A list that is printed as its pages come.
+pub(super) struct Listing {
+    json: bool,
+    /// Of the columns so far; a later page may be wider.
+    widths: Vec<usize>,
+    rows: usize,
+}
+
+impl Listing {
+    pub(super) fn new(json: bool) -> Self {
+        Self {
+            json,
+            widths: Vec::new(),
+            rows: 0,
+        }
     }
-    out
+
+    /// Prints some more rows. False: nobody reads them any more.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub(super) fn page(&mut self, columns: &[String], rows: &[Vec<Json>]) -> anyhow::Result<bool> {
+        let text = match self.json {
+            true => self.documents(columns, rows)?,
+            false => self.table(columns, rows),
+        };
+        write(&text)
+    }
+
+    /// Nothing more comes; `rest` is the cursor of what was not asked for.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn end(self, rest: Option<&str>) -> anyhow::Result<()> {
+        if self.json {
+            write(if self.rows == 0 { "[]\n" } else { "\n]\n" })?;
+        }
+        if let Some(cursor) = rest {
+            eprintln!("there is more: --cursor {cursor}");
+        }
+        Ok(())
+    }
+
+    fn documents(&mut self, columns: &[String], rows: &[Vec<Json>]) -> anyhow::Result<String> {
+        let mut out = String::new();
+        for row in rows {
+            let pairs = columns.iter().cloned().zip(row.iter().cloned());
+            out.push_str(if self.rows == 0 { "[\n  " } else { ",\n  " });
+            out.push_str(&serde_json::to_string(
+                &pairs.collect::<Map<String, Json>>(),
+            )?);
+            self.rows += 1;
+        }
+        Ok(out)
+    }
+
+    fn table(&mut self, columns: &[String], rows: &[Vec<Json>]) -> String {
+        let mut lines: Vec<Vec<String>> = Vec::new();
+        if self.widths.is_empty() {
+            self.widths = vec![0; columns.len()];
+            lines.push(columns.to_vec());
+        }
+        lines.extend(rows.iter().map(|row| row.iter().map(cell).collect()));
+        self.rows += rows.len();
+        for line in &lines {
+            let cells = line.iter().zip(&mut self.widths);
+            cells.for_each(|(cell, width)| *width = (*width).max(cell.chars().count()));
+        }
+        let mut out = String::new();
+        for line in &lines {
+            let cells = line.iter().zip(&self.widths);
+            let cells: Vec<String> = cells
+                .map(|(cell, &width)| format!("{cell:width$}"))
+                .collect();
+            out.push_str(cells.join("  ").trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// False: the reader has gone, as `head` does.
+fn write(text: &str) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Text as it is, with line ends and the like escaped; the rest as JSON.
@@ -64,6 +134,7 @@ fn escaped(c: char) -> Vec<char> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
@@ -76,9 +147,25 @@ mod tests {
             vec![json!("guest"), json!(["a", "b"])],
             vec![json!("x\u{1b}"), json!([])],
         ];
+        let mut listing = Listing::new(false);
         assert_eq!(
-            table(&columns, &rows),
+            listing.table(&columns, &rows),
             "name     tags\nguest    a,b\nx\\u{1b}\n"
         );
+        let more = [vec![json!("much longer"), json!(["c"])]];
+        assert_eq!(listing.table(&columns, &more), "much longer  c\n");
+    }
+
+    #[test]
+    fn pages_are_one_document() {
+        let columns = ["n".to_owned()];
+        let mut listing = Listing::new(true);
+        let mut text = String::new();
+        for page in [vec![vec![json!(1)], vec![json!(2)]], vec![vec![json!(3)]]] {
+            text.push_str(&listing.documents(&columns, &page).unwrap());
+        }
+        text.push(']');
+        let rows: Vec<Json> = serde_json::from_str(&text).unwrap();
+        assert_eq!(rows, [json!({"n": 1}), json!({"n": 2}), json!({"n": 3})]);
     }
 }

@@ -24,11 +24,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::login::Login;
+use super::page::{self, List};
 use super::preference;
 use super::problem::{Document, Kind, Problem};
-
-const LIST_DEFAULT: u32 = 50;
-const LIST_MAX: u32 = 500;
 
 /// A job as clients see it. Times are RFC 3339, UTC.
 #[derive(Serialize, ToSchema)]
@@ -119,8 +117,9 @@ pub(super) struct Wanted {
     state: Option<String>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
-    /// 1 to 500; 50 when not given.
-    limit: Option<u32>,
+    /// 1 to 1000; 100 when not given.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
 }
 
 impl JobView {
@@ -202,24 +201,25 @@ pub(super) async fn list(
             Some(known.ok_or_else(|| invalid(format!("state: {text} is not a state")))?)
         }
     };
-    let before = match wanted.cursor {
+    let cursor = wanted.cursor.as_deref();
+    let before = match List::Jobs.place(cursor)? {
         None => None,
-        Some(text) => {
-            let id = JobId::parse(&text);
-            Some(id.ok_or_else(|| invalid("cursor: give next_cursor of a page".into()))?)
+        Some(place) => {
+            let id = JobId::parse(&place);
+            Some(id.ok_or_else(|| page::refused(cursor.unwrap_or_default()))?)
         }
     };
-    let limit = wanted.limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
+    let limit = page::limit(wanted.limit.as_deref())?;
     let filter = JobFilter {
         vhost: Some(vhost),
         target: wanted.target,
         state,
         before,
-        limit,
+        limit: limit + 1,
     };
-    let jobs = app.store.backend().jobs(filter).await?;
-    let full = jobs.len() == limit as usize;
-    let next_cursor = jobs.last().filter(|_| full).map(|job| job.id.to_string());
+    let mut jobs = app.store.backend().jobs(filter).await?;
+    let place = |job: &Job| job.id.to_string();
+    let next_cursor = page::cut(List::Jobs, &mut jobs, limit as usize, place);
     Ok(Json(JobPage {
         jobs: jobs.iter().map(|job| JobView::told(&app, job)).collect(),
         next_cursor,

@@ -30,6 +30,7 @@ mod leases;
 mod login;
 mod message;
 mod messages;
+mod page;
 mod preference;
 mod problem;
 mod prometheus;

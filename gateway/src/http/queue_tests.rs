@@ -84,7 +84,17 @@ async fn messages_are_shown_and_stay() {
     let page = body_of(response).await;
     assert_eq!(page["messages"][0]["seq"], 1);
     for (query, detail) in [
-        ("limit=0", "limit: 0 is not within 1 to 500"),
+        ("limit=0", "limit: '0' is not within 1 to 1000"),
+        ("limit=1001", "limit: '1001' is not within 1 to 1000"),
+        ("limit=ten", "limit: 'ten' is not within 1 to 1000"),
+        (
+            "cursor=7",
+            "cursor: '7' is not a next_cursor of this list; without one it begins at the front",
+        ),
+        (
+            "cursor=bTc&from=7",
+            "from: 7 is an older spelling of cursor; give one of the two",
+        ),
         ("state=gone", "state: 'gone' is not one of ready, waiting"),
         (
             "since=today",
@@ -206,7 +216,11 @@ async fn what_was_acked_is_shown_counted_and_replayed() {
     let page = body_of(send(&app, "GET", "/v1/queues/kept/retained?limit=2", &[]).await).await;
     assert_eq!(page["messages"][1]["properties"]["message_id"], "b");
     assert_eq!(page["next"], 2);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let same = format!("/v1/queues/kept/retained?cursor={cursor}");
+    let same = body_of(send(&app, "GET", &same, &[]).await).await;
     let page = body_of(send(&app, "GET", "/v1/queues/kept/retained?from=2", &[]).await).await;
+    assert_eq!(page, same, "the older spelling");
     assert_eq!(page["messages"][0]["properties"]["message_id"], "c");
     assert_eq!(page["next"], Value::Null);
     let path = "/v1/queues/kept/replay";
@@ -284,4 +298,90 @@ async fn a_queue_is_paused_and_resumed() {
             .status(),
         404
     );
+}
+
+/// All entries of a list, page by page; `between` is called after each page.
+async fn walked(
+    app: &App,
+    path: &str,
+    list: &str,
+    mut between: impl AsyncFnMut(usize),
+) -> Vec<Value> {
+    let (mut entries, mut cursor) = (Vec::new(), String::new());
+    for page in 0.. {
+        let response = send(app, "GET", &format!("{path}{cursor}"), &[]).await;
+        assert_eq!(response.status(), 200);
+        let body = body_of(response).await;
+        entries.extend(body[list].as_array().unwrap().iter().cloned());
+        match body["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+        between(page).await;
+    }
+    entries
+}
+
+#[tokio::test]
+async fn a_walk_by_cursors_meets_each_message_that_stays_once() {
+    let app = app().await;
+    declare(&app, "q", None);
+    for n in 0..60 {
+        publish(&app, "q", &n.to_string(), b"x");
+    }
+    let mut gone = Vec::new();
+    let path = "/v1/queues/q/messages?limit=7&body_bytes=0";
+    let seen = walked(&app, path, "messages", async |page| {
+        // Before the reader, behind it, and at the end.
+        for id in [page * 2, 59 - page] {
+            let purge = json!({"filter": {"ids": [id.to_string()]}}).to_string();
+            let path = "/v1/queues/q/messages:purge";
+            let purged = body_of(send_body(&app, "POST", path, &JSON, &purge).await).await;
+            assert_eq!(purged["count"], 1);
+            gone.push(id as u64);
+        }
+        publish(&app, "q", "late", b"x");
+    })
+    .await;
+    assert!(gone.len() > 12);
+    let seqs: Vec<u64> = seen.iter().map(|m| m["seq"].as_u64().unwrap()).collect();
+    let stays = |seq: &u64| *seq < 60 && !gone.contains(seq);
+    let found: Vec<u64> = seqs.iter().copied().filter(stays).collect();
+    assert_eq!(found, (0..60).filter(stays).collect::<Vec<_>>());
+    assert!(seqs.is_sorted_by(|a, b| a < b), "none twice");
+}
+
+#[tokio::test]
+async fn a_walk_over_redrives_meets_each_once() {
+    let app = app().await;
+    declare(&app, "q", None);
+    declare(&app, "to", None);
+    let begin = async || {
+        let body = json!({"to": "to"}).to_string();
+        let path = "/v1/queues/q/messages:move";
+        let begun = send_body(&app, "POST", path, &JSON, &body).await;
+        body_of(begun).await["id"].as_str().unwrap().to_owned()
+    };
+    let mut begun = Vec::new();
+    for _ in 0..5 {
+        begun.push(begin().await);
+    }
+    let seen = walked(&app, "/v1/redrives?limit=2", "redrives", async |page| {
+        if page == 0 {
+            begun.push(begin().await);
+        }
+    })
+    .await;
+    let seen: Vec<&str> = seen.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(seen, begun, "oldest first");
+    for path in ["/v1/redrives", "/v1/schedules", "/v1/jobs"] {
+        // A cursor of another list.
+        for wrong in ["limit=0", "limit=-1", "cursor=bTc", "cursor="] {
+            let response = send(&app, "GET", &format!("{path}?{wrong}"), &[]).await;
+            assert_eq!(response.status(), 400, "{path}?{wrong}");
+            let (name, _) = wrong.split_once('=').unwrap();
+            let body = body_of(response).await;
+            assert!(body["detail"].as_str().unwrap().starts_with(name), "{body}");
+        }
+    }
 }

@@ -16,7 +16,8 @@ use axum::extract::{Path, Query, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use store::access::{Resource, Right};
-use store::operator::{Page, Seen, Which};
+use store::operator::Which;
+use store::page::{Page, Seen};
 use store::rules::filter::Filter;
 use utoipa::{IntoParams, ToSchema};
 
@@ -24,13 +25,11 @@ use super::App;
 use super::jobs::instant;
 use super::login::Login;
 use super::message::Content;
+use super::page::{self, List};
 use super::problem::{Document, Kind, Problem};
 use crate::access::authorize;
 
-const LIST_DEFAULT: u32 = 20;
-/// Messages shown at a time: with their bodies, as much as a page can use.
-const LIST_MAX: u32 = 500;
-/// Of each body: a page of 500 stays below 32 MiB.
+/// Of each body: a page of 1,000 stays below 64 MiB, and the store ends a page before that.
 const BODY_SHOWN_MAX: usize = 64 << 10;
 
 /// Which messages are meant. All given conditions hold together.
@@ -117,10 +116,13 @@ pub(super) struct Wanted {
     pub(super) vhost: Option<String>,
     /// `ready` (when not given), or `waiting`: in backoff or delayed.
     pub(super) state: Option<String>,
-    /// `next` of the page before.
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// An older spelling of `cursor`: `next` of the page before.
     from: Option<u64>,
-    /// 1 to 500; 20 when not given.
-    limit: Option<u32>,
+    /// 1 to 1000; 100 when not given. A page ends at 16 MiB of messages, too.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
     /// Of each body, bytes; 65536 when not given, and at most.
     body_bytes: Option<usize>,
     /// A message id.
@@ -154,7 +156,10 @@ pub(super) struct MessageView {
 #[derive(Serialize, ToSchema)]
 pub(super) struct MessagePage {
     messages: Vec<MessageView>,
-    /// Give it as `from` to see the next ones; null at the end.
+    /// Give it as `cursor` to see the next ones; null at the end.
+    next_cursor: Option<String>,
+    /// An older spelling of `next_cursor`, for `from`.
+    #[schema(deprecated)]
     next: Option<u64>,
 }
 
@@ -169,6 +174,7 @@ impl MessagePage {
         };
         Self {
             messages: page.messages.into_iter().map(view).collect(),
+            next_cursor: page.next.map(|seq| List::Messages.cursor(&seq.to_string())),
             next: page.next,
         }
     }
@@ -248,11 +254,8 @@ impl Wanted {
                 BTreeMap::from([(pair.0.to_owned(), pair.1.to_owned())])
             }
         };
-        let limit = self.limit.unwrap_or(LIST_DEFAULT);
-        if !(1..=LIST_MAX).contains(&limit) {
-            let detail = format!("limit: {limit} is not within 1 to {LIST_MAX}");
-            return Err(Problem::new(Kind::Validation, detail));
-        }
+        let limit = page::limit(self.limit.as_deref())?;
+        let from = first_seq(self.cursor.as_deref(), self.from)?;
         let body_bytes = self
             .body_bytes
             .unwrap_or(BODY_SHOWN_MAX)
@@ -267,14 +270,20 @@ impl Wanted {
             routing_key: self.routing_key,
             headers,
         };
-        Ok((
-            which,
-            meant.filter()?,
-            self.from.unwrap_or(0),
-            limit,
-            body_bytes,
-        ))
+        Ok((which, meant.filter()?, from, limit, body_bytes))
     }
+}
+
+/// Where a page of messages begins.
+fn first_seq(cursor: Option<&str>, from: Option<u64>) -> Result<u64, Problem> {
+    let (Some(cursor), Some(place)) = (cursor, List::Messages.place(cursor)?) else {
+        return Ok(from.unwrap_or(0));
+    };
+    if let Some(from) = from {
+        let detail = format!("from: {from} is an older spelling of cursor; give one of the two");
+        return Err(Problem::new(Kind::Validation, detail));
+    }
+    place.parse().map_err(|_| page::refused(cursor))
 }
 
 /// Shows messages without consuming them: no delivery, no attempt.
@@ -453,11 +462,7 @@ pub(super) async fn pause(
     queue: Result<Path<String>, PathRejection>,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<Paused>, Problem> {
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Configure)?;
-    app.store
-        .set_paused(&named.vhost, &named.queue, true)
-        .await?;
-    Ok(Json(Paused { paused: true }))
+    set_paused(&app, &login, queue, place, true).await
 }
 
 /// Hands out messages again.
@@ -478,9 +483,18 @@ pub(super) async fn resume(
     queue: Result<Path<String>, PathRejection>,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<Paused>, Problem> {
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Configure)?;
-    app.store
-        .set_paused(&named.vhost, &named.queue, false)
-        .await?;
-    Ok(Json(Paused { paused: false }))
+    set_paused(&app, &login, queue, place, false).await
+}
+
+async fn set_paused(
+    app: &App,
+    login: &Login,
+    queue: Result<Path<String>, PathRejection>,
+    place: Result<Query<Place>, QueryRejection>,
+    paused: bool,
+) -> Result<Json<Paused>, Problem> {
+    let named = Named::new(app, login, queue, given(place)?.vhost, Right::Configure)?;
+    let (vhost, queue) = named.both();
+    app.store.set_paused(vhost, queue, paused).await?;
+    Ok(Json(Paused { paused }))
 }

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::jobs::instant;
 use super::login::Login;
+use super::page::{self, List};
 use super::problem::{Document, Kind, Problem};
 use super::queues::{Meant, Named, Place, asked, dead_of, given};
 
@@ -98,10 +99,12 @@ impl Counted {
     }
 }
 
-/// All moves and replays that run, or ended within a day.
+/// One page of the moves and replays that run, or ended within a day.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redrives {
     redrives: Vec<RedriveView>,
+    /// Give it as `cursor` to see later ones; null at the end.
+    next_cursor: Option<String>,
 }
 
 /// Moves the dead messages of a queue back to it, or elsewhere. 202, or with `dry_run` a count.
@@ -209,14 +212,36 @@ pub(super) fn accepted(row: RedriveRow) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/redrives",
-    responses((status = 200, body = Redrives), (status = 401, body = Document))
+    params(page::Wanted),
+    responses(
+        (status = 200, body = Redrives),
+        (status = 400, body = Document),
+        (status = 401, body = Document),
+    )
 )]
-pub(super) async fn list(State(app): State<App>, login: Login) -> Json<Redrives> {
-    let rows = app.store.redrives().into_iter();
-    let allowed = rows.filter(|row| login.authorize(&app, &row.vhost).is_ok());
-    Json(Redrives {
-        redrives: allowed.map(RedriveView::new).collect(),
-    })
+pub(super) async fn list(
+    State(app): State<App>,
+    login: Login,
+    wanted: Result<Query<page::Wanted>, QueryRejection>,
+) -> Result<Json<Redrives>, Problem> {
+    let (mut after, limit) = given(wanted)?.of(List::Redrives)?;
+    let mut rows: Vec<RedriveRow> = Vec::new();
+    // Those of other users' vhosts fill no page.
+    while rows.len() <= limit {
+        let known = app.store.redrives(after.as_deref(), limit + 1);
+        let Some(last) = known.last() else {
+            break;
+        };
+        after = Some(last.id.to_string());
+        let is_allowed = |row: &RedriveRow| login.authorize(&app, &row.vhost).is_ok();
+        rows.extend(known.into_iter().filter(is_allowed));
+    }
+    let place = |row: &RedriveRow| row.id.to_string();
+    let next_cursor = page::cut(List::Redrives, &mut rows, limit, place);
+    Ok(Json(Redrives {
+        redrives: rows.into_iter().map(RedriveView::new).collect(),
+        next_cursor,
+    }))
 }
 
 /// How far a move is.

@@ -310,6 +310,12 @@ async fn jobs_come_in_pages_newest_first() {
     let rest = json(send(&app, "GET", &format!("/v1/jobs?cursor={cursor}"), &[]).await).await;
     assert_eq!(rest["jobs"][0]["id"], ids[0]);
     assert!(rest["next_cursor"].is_null());
+    // What is submitted meanwhile shifts nothing, and the end is known at once.
+    submitted(&app).await;
+    let path = format!("/v1/jobs?limit=1&cursor={cursor}");
+    let again = json(send(&app, "GET", &path, &[]).await).await;
+    assert_eq!(again["jobs"], rest["jobs"]);
+    assert!(again["next_cursor"].is_null());
 }
 
 #[tokio::test]

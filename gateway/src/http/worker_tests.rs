@@ -480,6 +480,39 @@ async fn a_message_that_must_be_fetched_is_no_empty_queue() {
     assert_eq!(bodies(&receive(&app, "q", json!({})).await), ["x"]);
 }
 
+#[tokio::test]
+async fn a_batch_and_a_page_end_at_their_bytes_with_one_message_at_least() {
+    let app = app().await;
+    declare(&app, "q", None);
+    let fat = |count| vec![(vec![0, 0], vec![b'x'; 9 << 20]); count];
+    let publish = async |count| {
+        let messages = fat(count);
+        let published = app.store.publish_to_queue(("/", "q"), &messages, None);
+        assert_eq!(published.await.unwrap().len(), count);
+    };
+    let many = json!({"max": 10, "wait_ms": 60_000});
+    // Told while it waits, and at once.
+    let waits = receive(&app, "q", many.clone());
+    let (waited, ()) = tokio::join!(waits, async {
+        while app.store.stats().queues.iter().all(|q| q.consumers == 0) {
+            tokio::task::yield_now().await;
+        }
+        publish(3).await;
+    });
+    assert_eq!(waited.len(), 1);
+    assert_eq!(receive(&app, "q", many).await.len(), 1);
+    publish(2).await;
+    let path = "/v1/queues/q/messages?body_bytes=3";
+    let page = body_of(send(&app, "GET", path, &[]).await).await;
+    let shown = page["messages"].as_array().unwrap();
+    assert_eq!(shown.len(), 1, "two are more than 16 MiB");
+    assert_eq!(
+        (&shown[0]["body"], &shown[0]["bytes"]),
+        (&json!("xxx"), &json!(9 << 20))
+    );
+    assert!(page["next_cursor"].is_string());
+}
+
 /// Of what was received before a crash only the acks that were answered count.
 #[tokio::test]
 async fn a_restart_ends_all_leases() {

@@ -128,7 +128,7 @@ impl Shard {
             leases: true,
         };
         self.consume(id, consumer)?;
-        let handed = self.fill(id, key, &tag, wish.max);
+        let handed = self.fill(id, key, &tag, (wish.max, OUTBOX_BYTES));
         let fetches = || {
             let queue = self.queues.get(&id);
             queue.is_some_and(|queue| queue.loading.is_some()) || self.fenced.contains(&id)
@@ -183,8 +183,14 @@ impl Shard {
         Ok(key)
     }
 
-    /// Lets a receiver take one message after the other, up to so many or an outbox full.
-    fn fill(&mut self, id: QueueId, key: ChannelKey, tag: &Arc<[u8]>, max: u32) -> Vec<Leased> {
+    /// Lets a receiver take one message after the other, up to so many or so many bytes.
+    fn fill(
+        &mut self,
+        id: QueueId,
+        key: ChannelKey,
+        tag: &Arc<[u8]>,
+        (max, room): (u32, u64),
+    ) -> Vec<Leased> {
         let mut out: Vec<Leased> = Vec::new();
         let mut bytes = 0;
         loop {
@@ -223,7 +229,7 @@ impl Shard {
                 out.extend(self.leased(key, piece, redelivered));
             }
             let count = u32::try_from(out.len()).unwrap_or(u32::MAX);
-            if out.len() == before || count >= max || bytes >= OUTBOX_BYTES {
+            if out.len() == before || count >= max || bytes >= room {
                 return out;
             }
         }
@@ -300,9 +306,10 @@ impl Shard {
             return;
         };
         let (id, key) = (waiting.queue, waiting.key);
+        let room = OUTBOX_BYTES.saturating_sub(outbox_bytes(&first.piece));
         let mut all = vec![first];
-        if waiting.max > 1 {
-            all.extend(self.fill(id, key, tag, waiting.max - 1));
+        if waiting.max > 1 && room > 0 {
+            all.extend(self.fill(id, key, tag, (waiting.max - 1, room)));
         }
         self.cancel(key, tag);
         if let Err(Ok(all)) = waiting.tell.send(Ok(all)) {

@@ -57,7 +57,12 @@ impl Shard {
                 return out;
             };
             if left == 0 || out.found.len() >= most as usize {
-                out.next = Some(seq);
+                let has_more = match queue.log.browse(seq, 1) {
+                    Browse::Found(piece) => piece.first < until,
+                    Browse::Load(_) => true,
+                    Browse::End => false,
+                };
+                out.next = has_more.then_some(seq);
                 return out;
             }
             match queue.log.browse(seq, left) {
