@@ -28,7 +28,7 @@ EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
           "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
-          "parcels.dlq", "renders", "renders.dlq", "sales"]
+          "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -371,25 +371,62 @@ def node_replay():
     replay("node", "node", "replay.js")
 
 
+def priorities(language, *command):
+    """Urgent letters are sent first, each kind in its order."""
+    with Program(language, *command) as program:
+        sent = [program.expect("^sent: (.*)$")[1] for _ in range(6)]
+        program.ends()
+    assert sent == ["alarm 1", "alarm 2", "invoice 1", "invoice 2", "newsletter 1", "newsletter 2"], sent
+
+
+def python_priorities():
+    priorities("python", PYTHON, "priorities.py")
+
+
+def node_priorities():
+    priorities("node", "node", "priorities.js")
+
+
+def operate(language, *command):
+    """A paused queue is read by pages, cleaned up and moved from, and goes on."""
+    with Program(language, *command) as program:
+        program.expect("^paused: [tT]rue$")
+        program.expect("^seen: vip-1 plain-2 test-3 plain-4 vip-5$")
+        program.expect("^purged: 1$")
+        program.expect("^moved: 2$")
+        program.expect("^paused: [fF]alse$")
+        for line in ("tickets: plain-2", "tickets: plain-4", "tickets.vip: vip-1", "tickets.vip: vip-5"):
+            program.expect(f"^from {re.escape(line)}$")
+        program.ends()
+
+
+def python_operate():
+    operate("python", PYTHON, "operate.py")
+
+
+def node_operate():
+    operate("node", "node", "operate.js")
+
+
 def checks(language):
     match language:
         case "python":
-            yield from (python_confirms, python_worker, python_reports, python_celery)
+            yield from (python_confirms, python_worker, python_reports, python_celery, python_priorities)
             if os.environ.get("HTTP_URL"):
                 yield python_call
             else:
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
-                yield from (python_leases, python_http_worker, python_replay)
+                yield from (python_leases, python_http_worker, python_replay, python_operate)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
             build("node", "npm", "ci", "--silent", "--no-audit", "--no-fund")
-            yield node_tasks
+            yield from (node_tasks, node_priorities)
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
-                yield from (node_leases, node_http_worker, node_replay)
+                yield from (node_leases, node_http_worker, node_replay, node_operate)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events
