@@ -3,13 +3,18 @@
 //! Keeps: a lease is ended once, by whoever knows its name, and on disk when that is answered; a
 //! restart ends all of them.
 //! In: the router.  Out: `Store::end_lease`, `Store::extend_lease`.
+#![expect(
+    unused_qualifications,
+    reason = "utoipa's macro qualifies parameter types"
+)]
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,13 +25,13 @@ use store::clock;
 use store::model::QueueId;
 use store::shard::receive::{Ending, LeaseKey};
 use store::topology::arguments::LEASE_MAX_MS;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::jobs::instant;
 use super::login::Login;
-use super::problem::{Document, Kind, Problem};
-use super::queues::{Named, Place, asked, given};
+use super::problem::{Document, Kind, Problem, Refused};
+use super::queues::{Given, Named, Place, asked, given};
 use super::receive::within;
 
 /// Of a reason and of its detail, bytes; the store keeps less of both together.
@@ -96,58 +101,78 @@ fn ended() -> Problem {
     Problem::new(Kind::LeaseEnded, detail)
 }
 
-/// The lease that a request names.
-fn lease(
-    app: &App,
-    login: &Login,
-    path: Result<Path<(String, String)>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-) -> Result<LeaseKey, Problem> {
-    let invalid = |error: PathRejection| Problem::new(Kind::Validation, error.body_text());
-    let Path((queue, name)) = path.map_err(invalid)?;
-    let named = Named::new(
-        app,
-        login,
-        Ok(Path(queue)),
-        given(place)?.vhost,
-        Right::Read,
-    )?;
-    let id = app.store.lock().queue(0, &named.vhost, &named.queue)?;
-    app.leases.find(id, &name).ok_or_else(ended)
+/// Which lease, in the path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Names {
+    /// Percent-encoded.
+    #[expect(dead_code, reason = "for the description")]
+    queue: String,
+    /// From `messages:receive`.
+    #[expect(dead_code, reason = "for the description")]
+    lease: String,
 }
 
-async fn end(app: &App, lease: LeaseKey, ending: Ending<'_>) -> Result<StatusCode, Problem> {
-    match app.store.end_lease(lease, ending).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(ended()),
+/// A lease that a request names, and that its user may end.
+pub(super) struct Held {
+    app: App,
+    key: LeaseKey,
+}
+
+impl Held {
+    fn new(
+        (app, login): (App, Login),
+        (queue, name): (String, &str),
+        place: Result<Query<Place>, QueryRejection>,
+    ) -> Result<Self, Problem> {
+        let vhost = given(place)?.vhost;
+        let named = Named::new(app, login, Ok(Path(queue)), vhost, Right::Read)?;
+        let app = &named.app;
+        let id = app.store.lock().queue(0, &named.vhost, &named.queue)?;
+        let key = app.leases.find(id, name).ok_or_else(ended)?;
+        Ok(Self {
+            app: named.app,
+            key,
+        })
     }
+
+    async fn end(self, ending: Ending<'_>) -> Result<StatusCode, Problem> {
+        match self.app.store.end_lease(self.key, ending).await? {
+            true => Ok(StatusCode::NO_CONTENT),
+            false => Err(ended()),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Held {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let login = Login::from_request_parts(parts, app).await?;
+        let path = Path::from_request_parts(parts, app).await;
+        let Path((queue, name)): Path<(String, String)> = path.map_err(invalid)?;
+        let place = Query::from_request_parts(parts, app).await;
+        Self::new((app.clone(), login), (queue, &name), place)
+    }
+}
+
+fn invalid(error: PathRejection) -> Problem {
+    Problem::new(Kind::Validation, error.body_text())
 }
 
 /// The work is done: the message is settled.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/leases/{lease}/ack",
-    params(
-        ("queue" = String, Path, description = "Percent-encoded"),
-        ("lease" = String, Path, description = "From `messages:receive`"),
-        Place,
-    ),
+    params(Names, Place),
     responses(
         (status = 204, description = "Settled, and on disk"),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 410, body = Document),
     )
 )]
-pub(super) async fn ack(
-    State(app): State<App>,
-    login: Login,
-    path: Result<Path<(String, String)>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-) -> Result<StatusCode, Problem> {
-    let lease = lease(&app, &login, path, place)?;
-    end(&app, lease, Ending::Done).await
+pub(super) async fn ack(held: Held) -> Result<StatusCode, Problem> {
+    held.end(Ending::Done).await
 }
 
 /// Why an attempt failed.
@@ -179,58 +204,32 @@ impl Failure {
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/leases/{lease}/fail",
-    params(
-        ("queue" = String, Path, description = "Percent-encoded"),
-        ("lease" = String, Path, description = "From `messages:receive`"),
-        Place,
-    ),
+    params(Names, Place),
     request_body = Failure,
     responses(
         (status = 204, description = "Recorded, and on disk"),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 410, body = Document),
     )
 )]
-pub(super) async fn fail(
-    State(app): State<App>,
-    login: Login,
-    path: Result<Path<(String, String)>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Failure>>, JsonRejection>,
-) -> Result<StatusCode, Problem> {
-    let lease = lease(&app, &login, path, place)?;
+pub(super) async fn fail(held: Held, body: Given<Failure>) -> Result<StatusCode, Problem> {
     let words = asked(body)?.words()?;
-    end(&app, lease, Ending::Failed(&words)).await
+    held.end(Ending::Failed(&words)).await
 }
 
 /// The message goes back to its place at once, and this attempt is not counted.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/leases/{lease}/release",
-    params(
-        ("queue" = String, Path, description = "Percent-encoded"),
-        ("lease" = String, Path, description = "From `messages:receive`"),
-        Place,
-    ),
+    params(Names, Place),
     responses(
         (status = 204, description = "Returned"),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 410, body = Document),
     )
 )]
-pub(super) async fn release(
-    State(app): State<App>,
-    login: Login,
-    path: Result<Path<(String, String)>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-) -> Result<StatusCode, Problem> {
-    let lease = lease(&app, &login, path, place)?;
-    end(&app, lease, Ending::Released).await
+pub(super) async fn release(held: Held) -> Result<StatusCode, Problem> {
+    held.end(Ending::Released).await
 }
 
 /// How much longer.
@@ -251,34 +250,24 @@ pub(super) struct Extended {
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/leases/{lease}/extend",
-    params(
-        ("queue" = String, Path, description = "Percent-encoded"),
-        ("lease" = String, Path, description = "From `messages:receive`"),
-        Place,
-    ),
+    params(Names, Place),
     request_body = Extension,
     responses(
         (status = 200, body = Extended),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 410, body = Document),
     )
 )]
-pub(super) async fn extend(
-    State(app): State<App>,
-    login: Login,
-    path: Result<Path<(String, String)>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Extension>>, JsonRejection>,
-) -> Result<Json<Extended>, Problem> {
-    let lease = lease(&app, &login, path, place)?;
+pub(super) async fn extend(held: Held, body: Given<Extension>) -> Result<Json<Extended>, Problem> {
     let ms = asked(body)?.ms;
     if let Some(ms) = ms {
         within("ms", ms, (1, LEASE_MAX_MS))?;
     }
-    let until = app.store.extend_lease(lease, ms).ok_or_else(ended)?;
+    let until = held
+        .app
+        .store
+        .extend_lease(held.key, ms)
+        .ok_or_else(ended)?;
     Ok(Json(Extended {
         lease_until: instant(Some(until)),
     }))
@@ -296,10 +285,7 @@ pub(super) async fn extend(
     responses(
         (status = 200, description = "`:extend`", body = Extended),
         (status = 204, description = "The others"),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 410, body = Document),
     )
 )]
@@ -310,20 +296,21 @@ pub(super) async fn by_verb(
     place: Result<Query<Place>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let invalid = |error: PathRejection| Problem::new(Kind::Validation, error.body_text());
     let Path((queue, named)) = path.map_err(invalid)?;
     let (name, verb) = named.rsplit_once(':').unwrap_or((&named, ""));
-    let (app, path) = (State(app), Ok(Path((queue, name.to_owned()))));
+    let held = || Held::new((app, login), (queue, name), place);
     match verb {
-        "ack" => Ok(ack(app, login, path, place).await?.into_response()),
-        "release" => Ok(release(app, login, path, place).await?.into_response()),
+        "ack" => Ok(ack(held()?).await?.into_response()),
+        "release" => Ok(release(held()?).await?.into_response()),
         "fail" => {
+            let held = held()?;
             let body = Option::<Json<Failure>>::from_request(request, &()).await;
-            Ok(fail(app, login, path, place, body).await?.into_response())
+            Ok(fail(held, body).await?.into_response())
         }
         "extend" => {
+            let held = held()?;
             let body = Option::<Json<Extension>>::from_request(request, &()).await;
-            Ok(extend(app, login, path, place, body).await?.into_response())
+            Ok(extend(held, body).await?.into_response())
         }
         _ => {
             let detail = format!("a lease knows :ack, :fail, :extend and :release, not ':{verb}'");

@@ -4,12 +4,15 @@
 //! Never: says more of a failure inside than that there was one; the log has the rest.
 //! In: every route.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use store::Error;
-use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 /// A refusal on its way out.
 #[derive(Clone, Debug)]
@@ -118,6 +121,21 @@ pub(super) struct Document {
     /// The job it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) instance: Option<String>,
+}
+
+/// For the description: what every route about a queue may refuse with.
+pub(super) struct Refused;
+
+impl IntoResponses for Refused {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let described = |status: u16| {
+            let schema = Ref::from_schema_name(Document::name());
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response = ResponseBuilder::new().content("application/json", content);
+            (status.to_string(), RefOr::T(response.build()))
+        };
+        [400, 401, 403, 404].map(described).into()
+    }
 }
 
 impl Problem {

@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::access::{Resource, Right};
 use store::operator::Which;
@@ -26,7 +28,7 @@ use super::jobs::instant;
 use super::login::Login;
 use super::message::Content;
 use super::page::{self, List};
-use super::problem::{Document, Kind, Problem};
+use super::problem::{Kind, Problem, Refused};
 use crate::access::authorize;
 
 /// Of each body: a page of 1,000 stays below 64 MiB, and the store ends a page before that.
@@ -188,8 +190,53 @@ pub(super) struct Place {
     pub(super) vhost: Option<String>,
 }
 
+/// A request about a queue, as it came.
+pub(super) struct About<Q> {
+    app: App,
+    login: Login,
+    queue: Result<Path<String>, PathRejection>,
+    query: Result<Query<Q>, QueryRejection>,
+}
+
+impl<Q: DeserializeOwned + Send> FromRequestParts<App> for About<Q> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Ok(Self {
+            app: app.clone(),
+            login: Login::from_request_parts(parts, app).await?,
+            queue: Path::from_request_parts(parts, app).await,
+            query: Query::from_request_parts(parts, app).await,
+        })
+    }
+}
+
+impl About<Place> {
+    /// # Errors
+    /// 400 for a malformed path or query, 403 without the rights.
+    pub(super) fn named(self, right: Right) -> Result<Named, Problem> {
+        let vhost = given(self.query)?.vhost;
+        Named::new(self.app, self.login, self.queue, vhost, right)
+    }
+}
+
+impl About<Wanted> {
+    /// The queue, and which of its messages.
+    ///
+    /// # Errors
+    /// 400 for a malformed path or query, 403 without the rights.
+    pub(super) fn wanted(self) -> Result<(Named, Wanted), Problem> {
+        let mut wanted = given(self.query)?;
+        let vhost = wanted.vhost.take();
+        let named = Named::new(self.app, self.login, self.queue, vhost, Right::Read)?;
+        Ok((named, wanted))
+    }
+}
+
 /// A queue that the user may use.
 pub(super) struct Named {
+    pub(super) app: App,
+    pub(super) login: Login,
     pub(super) vhost: String,
     pub(super) queue: String,
 }
@@ -198,8 +245,8 @@ impl Named {
     /// # Errors
     /// 400 for a malformed path, 403 without the rights.
     pub(super) fn new(
-        app: &App,
-        login: &Login,
+        app: App,
+        login: Login,
         queue: Result<Path<String>, PathRejection>,
         vhost: Option<String>,
         right: Right,
@@ -207,26 +254,48 @@ impl Named {
         let invalid = |error: PathRejection| Problem::new(Kind::Validation, error.body_text());
         let Path(queue) = queue.map_err(invalid)?;
         let vhost = vhost.unwrap_or_else(|| "/".into());
-        login.authorize(app, &vhost)?;
+        login.authorize(&app, &vhost)?;
         let who = (&*login.user, &*vhost);
         authorize(&app.store, who, right, Resource::Queue(&queue))?;
-        Ok(Self { vhost, queue })
+        Ok(Self {
+            app,
+            login,
+            vhost,
+            queue,
+        })
     }
 
     pub(super) fn both(&self) -> (&str, &str) {
         (&self.vhost, &self.queue)
     }
+
+    /// The dead-letter queue in the place of the queue; of one that several share, the queue's
+    /// part.
+    ///
+    /// # Errors
+    /// 403 without the right to read it, 404 when there is none.
+    pub(super) fn dead(self, died_in: &mut Option<String>) -> Result<Self, Problem> {
+        let store = &self.app.store;
+        let dead = store.dead_letter_queue(&self.vhost, &self.queue)?;
+        let who = (&*self.login.user, &*self.vhost);
+        authorize(store, who, Right::Read, Resource::Queue(&dead))?;
+        died_in.get_or_insert(self.queue);
+        Ok(Self {
+            queue: dead,
+            ..self
+        })
+    }
 }
+
+/// A body that may be left out.
+pub(super) type Given<T> = Result<Option<Json<T>>, JsonRejection>;
 
 pub(super) fn given<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     let Query(query) = query.map_err(|error| Problem::new(Kind::Validation, error.body_text()))?;
     Ok(query)
 }
 
-/// A body that may be left out.
-pub(super) fn asked<T: Default>(
-    body: Result<Option<Json<T>>, JsonRejection>,
-) -> Result<T, Problem> {
+pub(super) fn asked<T: Default>(body: Given<T>) -> Result<T, Problem> {
     let body = body.map_err(|error| Problem::new(Kind::Validation, error.body_text()))?;
     Ok(body.map(|Json(body)| body).unwrap_or_default())
 }
@@ -293,26 +362,20 @@ fn first_seq(cursor: Option<&str>, from: Option<u64>) -> Result<u64, Problem> {
     params(("queue" = String, Path, description = "Percent-encoded"), Wanted),
     responses(
         (status = 200, body = MessagePage),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn peek(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<MessagePage>, Problem> {
-    let mut wanted = given(wanted)?;
-    let named = Named::new(&app, &login, queue, wanted.vhost.take(), Right::Read)?;
-    show(&app, named, wanted).await
+pub(super) async fn peek(about: About<Wanted>) -> Result<Json<MessagePage>, Problem> {
+    let (named, wanted) = about.wanted()?;
+    show(named, wanted).await
 }
 
-async fn show(app: &App, named: Named, wanted: Wanted) -> Result<Json<MessagePage>, Problem> {
+async fn show(named: Named, wanted: Wanted) -> Result<Json<MessagePage>, Problem> {
     let (which, filter, from, limit, body_bytes) = wanted.split()?;
-    let page = app.store.peek(named.both(), which, &filter, from, limit);
+    let page = named
+        .app
+        .store
+        .peek(named.both(), which, &filter, from, limit);
     Ok(Json(MessagePage::new(page.await?, body_bytes)))
 }
 
@@ -323,39 +386,13 @@ async fn show(app: &App, named: Named, wanted: Wanted) -> Result<Json<MessagePag
     params(("queue" = String, Path, description = "Where they died, percent-encoded"), Wanted),
     responses(
         (status = 200, body = MessagePage),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn dead(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<MessagePage>, Problem> {
-    let mut wanted = given(wanted)?;
-    let named = Named::new(&app, &login, queue, wanted.vhost.take(), Right::Read)?;
-    let named = dead_of(&app, &login, named, &mut wanted.died_in)?;
-    show(&app, named, wanted).await
-}
-
-/// The dead-letter queue in the place of the queue; of one that several share, the queue's part.
-pub(super) fn dead_of(
-    app: &App,
-    login: &Login,
-    named: Named,
-    died_in: &mut Option<String>,
-) -> Result<Named, Problem> {
-    let dead = app.store.dead_letter_queue(&named.vhost, &named.queue)?;
-    let who = (&*login.user, &*named.vhost);
-    authorize(&app.store, who, Right::Read, Resource::Queue(&dead))?;
-    died_in.get_or_insert(named.queue);
-    Ok(Named {
-        vhost: named.vhost,
-        queue: dead,
-    })
+pub(super) async fn dead(about: About<Wanted>) -> Result<Json<MessagePage>, Problem> {
+    let (named, mut wanted) = about.wanted()?;
+    let named = named.dead(&mut wanted.died_in)?;
+    show(named, wanted).await
 }
 
 /// What to remove.
@@ -384,21 +421,15 @@ pub(super) struct Purged {
     request_body = Purge,
     responses(
         (status = 200, body = Purged),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
 pub(super) async fn purge(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Purge>>, JsonRejection>,
+    about: About<Place>,
+    body: Given<Purge>,
 ) -> Result<Json<Purged>, Problem> {
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
-    remove(&app, &named, asked(body)?).await
+    let named = about.named(Right::Read)?;
+    remove(&named, asked(body)?).await
 }
 
 /// Removes the dead messages of a queue that the filter means.
@@ -409,31 +440,24 @@ pub(super) async fn purge(
     request_body = Purge,
     responses(
         (status = 200, body = Purged),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
 pub(super) async fn purge_dead(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Purge>>, JsonRejection>,
+    about: About<Place>,
+    body: Given<Purge>,
 ) -> Result<Json<Purged>, Problem> {
     let mut purge = asked(body)?;
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
-    let named = dead_of(&app, &login, named, &mut purge.filter.died_in)?;
-    remove(&app, &named, purge).await
+    let named = about.named(Right::Read)?;
+    let named = named.dead(&mut purge.filter.died_in)?;
+    remove(&named, purge).await
 }
 
-async fn remove(app: &App, named: &Named, purge: Purge) -> Result<Json<Purged>, Problem> {
+async fn remove(named: &Named, purge: Purge) -> Result<Json<Purged>, Problem> {
     let which = which(purge.state.as_deref())?;
     let (filter, dry_run) = (purge.filter.filter()?, purge.dry_run);
-    let removed = app
-        .store
-        .purge_matching(named.both(), which, &filter, dry_run);
+    let store = &named.app.store;
+    let removed = store.purge_matching(named.both(), which, &filter, dry_run);
     let count = removed.await?;
     Ok(Json(Purged { count, dry_run }))
 }
@@ -451,18 +475,11 @@ pub(super) struct Paused {
     params(("queue" = String, Path, description = "Percent-encoded"), Place),
     responses(
         (status = 200, body = Paused),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn pause(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-) -> Result<Json<Paused>, Problem> {
-    set_paused(&app, &login, queue, place, true).await
+pub(super) async fn pause(about: About<Place>) -> Result<Json<Paused>, Problem> {
+    set_paused(about, true).await
 }
 
 /// Hands out messages again.
@@ -472,29 +489,16 @@ pub(super) async fn pause(
     params(("queue" = String, Path, description = "Percent-encoded"), Place),
     responses(
         (status = 200, body = Paused),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn resume(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-) -> Result<Json<Paused>, Problem> {
-    set_paused(&app, &login, queue, place, false).await
+pub(super) async fn resume(about: About<Place>) -> Result<Json<Paused>, Problem> {
+    set_paused(about, false).await
 }
 
-async fn set_paused(
-    app: &App,
-    login: &Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    paused: bool,
-) -> Result<Json<Paused>, Problem> {
-    let named = Named::new(app, login, queue, given(place)?.vhost, Right::Configure)?;
+async fn set_paused(about: About<Place>, paused: bool) -> Result<Json<Paused>, Problem> {
+    let named = about.named(Right::Configure)?;
     let (vhost, queue) = named.both();
-    app.store.set_paused(vhost, queue, paused).await?;
+    named.app.store.set_paused(vhost, queue, paused).await?;
     Ok(Json(Paused { paused }))
 }

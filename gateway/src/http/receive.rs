@@ -7,8 +7,6 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use store::access::Right;
 use store::shard::receive::Leased;
@@ -17,11 +15,10 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::jobs::instant;
-use super::login::Login;
 use super::message::Content;
 use super::preference::WAIT_MAX;
-use super::problem::{Document, Kind, Problem};
-use super::queues::{Named, Place, asked, given};
+use super::problem::{Document, Kind, Problem, Refused};
+use super::queues::{About, Given, Place, asked};
 
 /// Messages received at a time: beyond, a request's own cost is small against theirs. A batch ends
 /// at a megabyte, too.
@@ -101,22 +98,17 @@ pub(super) fn within(name: &str, ms: u64, (low, high): (u64, u64)) -> Result<u64
     request_body = Receive,
     responses(
         (status = 200, body = Received),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 409, body = Document),
         (status = 503, body = Document),
     )
 )]
 pub(super) async fn receive(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Receive>>, JsonRejection>,
+    about: About<Place>,
+    body: Given<Receive>,
 ) -> Result<Json<Received>, Problem> {
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
+    let named = about.named(Right::Read)?;
+    let app = &named.app;
     let wish = asked(body)?;
     within("max", wish.max.into(), (1, RECEIVE_MAX.into()))?;
     let longest = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
@@ -131,7 +123,7 @@ pub(super) async fn receive(
         received = receiving => received?,
         () = app.stop.cancelled() => Vec::new(),
     };
-    let view = |leased| ReceivedMessage::new(&app, leased);
+    let view = |leased| ReceivedMessage::new(app, leased);
     Ok(Json(Received {
         messages: messages.iter().map(view).collect(),
     }))

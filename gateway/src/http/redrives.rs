@@ -5,7 +5,7 @@
 //! In: the router.  Out: `Store::redrive`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,8 +20,8 @@ use super::App;
 use super::jobs::instant;
 use super::login::Login;
 use super::page::{self, List};
-use super::problem::{Document, Kind, Problem};
-use super::queues::{Meant, Named, Place, asked, dead_of, given};
+use super::problem::{Document, Kind, Problem, Refused};
+use super::queues::{About, Given, Meant, Named, Place, asked, given};
 
 /// What to move, where to, how fast.
 #[derive(Default, Deserialize, ToSchema)]
@@ -116,23 +116,14 @@ pub(super) struct Redrives {
     responses(
         (status = 200, body = Counted),
         (status = 202, body = RedriveView),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn redrive(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Move>>, JsonRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn redrive(about: About<Place>, body: Given<Move>) -> Result<Response, Problem> {
     let mut ask = asked(body)?;
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
-    let named = dead_of(&app, &login, named, &mut ask.filter.died_in)?;
-    begin(&app, &login, named, ask).await
+    let named = about.named(Right::Read)?;
+    let named = named.dead(&mut ask.filter.died_in)?;
+    begin(named, ask).await
 }
 
 /// Moves messages from a queue to another, or back to where they died. 202, or with `dry_run` a
@@ -145,29 +136,16 @@ pub(super) async fn redrive(
     responses(
         (status = 200, body = Counted),
         (status = 202, body = RedriveView),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn messages(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Move>>, JsonRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn messages(about: About<Place>, body: Given<Move>) -> Result<Response, Problem> {
     let ask = asked(body)?;
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
-    begin(&app, &login, named, ask).await
+    begin(about.named(Right::Read)?, ask).await
 }
 
-async fn begin(app: &App, login: &Login, from: Named, ask: Move) -> Result<Response, Problem> {
-    // A queue is reached through the default exchange, as by any publisher.
-    login.authorize_publish(app, &from.vhost, "")?;
-    let filter = ask.filter.filter()?;
-    target(app, &from.vhost, ask.to.as_deref())?;
+async fn begin(from: Named, ask: Move) -> Result<Response, Problem> {
+    let (app, filter) = sound(&from, ask.filter, ask.to.as_deref())?;
     if ask.dry_run {
         let counted = app
             .store
@@ -185,15 +163,26 @@ async fn begin(app: &App, login: &Login, from: Named, ask: Move) -> Result<Respo
     Ok(accepted(begun.await?))
 }
 
+/// What a move or a replay must hold before it is counted or begun.
+///
 /// # Errors
-/// 404: the queue that is to get the messages is not there.
-pub(super) fn target(app: &App, vhost: &str, to: Option<&str>) -> Result<(), Problem> {
+/// 403 without the right to publish; 400 for a bad filter; 404 when the queue that is to get the
+/// messages is not there.
+pub(super) fn sound(
+    from: &Named,
+    filter: Meant,
+    to: Option<&str>,
+) -> Result<(App, Filter), Problem> {
+    let (app, vhost) = (&from.app, &from.vhost);
+    // A queue is reached through the default exchange, as by any publisher.
+    from.login.authorize_publish(app, vhost, "")?;
+    let filter = filter.filter()?;
     match to.filter(|name| !app.store.has_queue(vhost, name)) {
         Some(name) => {
             let detail = format!("to: no queue '{name}' in vhost '{vhost}'");
             Err(Problem::new(Kind::UnknownTarget, detail))
         }
-        None => Ok(()),
+        None => Ok((app.clone(), filter)),
     }
 }
 

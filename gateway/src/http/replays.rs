@@ -6,8 +6,6 @@
 //! In: the router.  Out: `Store::redrive`, `Store::peek_retained`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use store::access::Right;
@@ -15,11 +13,9 @@ use store::model::RedriveKind;
 use store::operator::Redrive;
 use utoipa::ToSchema;
 
-use super::App;
-use super::login::Login;
-use super::problem::{Document, Kind, Problem};
-use super::queues::{Meant, MessagePage, Named, Place, Wanted, asked, given};
-use super::redrives::{Counted, RedriveView, accepted, target};
+use super::problem::{Document, Kind, Problem, Refused};
+use super::queues::{About, Given, Meant, MessagePage, Place, Wanted, asked};
+use super::redrives::{Counted, RedriveView, accepted, sound};
 
 /// What to publish again, where to, how fast.
 #[derive(Default, Deserialize, ToSchema)]
@@ -47,25 +43,14 @@ pub(super) struct Replay {
     responses(
         (status = 200, body = Counted),
         (status = 202, body = RedriveView),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
         (status = 409, body = Document),
     )
 )]
-pub(super) async fn replay(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    place: Result<Query<Place>, QueryRejection>,
-    body: Result<Option<Json<Replay>>, JsonRejection>,
-) -> Result<Response, Problem> {
+pub(super) async fn replay(about: About<Place>, body: Given<Replay>) -> Result<Response, Problem> {
     let ask: Replay = asked(body)?;
-    let named = Named::new(&app, &login, queue, given(place)?.vhost, Right::Read)?;
-    login.authorize_publish(&app, &named.vhost, "")?;
-    let filter = ask.filter.filter()?;
-    target(&app, &named.vhost, ask.to.as_deref())?;
+    let named = about.named(Right::Read)?;
+    let (app, filter) = sound(&named, ask.filter, ask.to.as_deref())?;
     let from = ask.from_seq.unwrap_or(0);
     if let Some(to) = ask.to_seq.filter(|to| *to < from) {
         let detail = format!("to_seq: {to} is less than from_seq, which is {from}");
@@ -97,26 +82,18 @@ pub(super) async fn replay(
     params(("queue" = String, Path, description = "Percent-encoded"), Wanted),
     responses(
         (status = 200, body = MessagePage),
-        (status = 400, body = Document),
-        (status = 401, body = Document),
-        (status = 403, body = Document),
-        (status = 404, body = Document),
+        Refused,
     )
 )]
-pub(super) async fn retained(
-    State(app): State<App>,
-    login: Login,
-    queue: Result<Path<String>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<MessagePage>, Problem> {
-    let mut wanted = given(wanted)?;
-    let named = Named::new(&app, &login, queue, wanted.vhost.take(), Right::Read)?;
+pub(super) async fn retained(about: About<Wanted>) -> Result<Json<MessagePage>, Problem> {
+    let (named, mut wanted) = about.wanted()?;
     if let Some(state) = wanted.state.take() {
         let detail = format!("state: '{state}' is not allowed: all of these are settled");
         return Err(Problem::new(Kind::Validation, detail));
     }
     let (_, filter, from, limit, body_bytes) = wanted.split()?;
     let range = (from, u64::MAX);
-    let page = app.store.peek_retained(named.both(), &filter, range, limit);
+    let store = &named.app.store;
+    let page = store.peek_retained(named.both(), &filter, range, limit);
     Ok(Json(MessagePage::new(page.await?, body_bytes)))
 }
