@@ -421,6 +421,50 @@ async fn publish_and_ack(client: &mut Client, queue: &str, count: i64) -> Result
     Ok(())
 }
 
+/// A list of more than two pages is printed whole, or as far as asked, with and without a server.
+#[test]
+fn long_lists_are_printed_whole() -> Result<()> {
+    let mut server = Leveret::start("")?;
+    runtime()?.block_on(async {
+        let mut client = connect(server.amqp, "guest", "guest", "/").await?;
+        client.open_channel(1, PATIENCE).await?;
+        declare(&mut client, "long", Vec::new()).await?;
+        let publish = Method::named("basic.publish")?.with("routing-key", Value::str("long"))?;
+        let mut content = Content::default();
+        let mode = position("delivery-mode").context("a property")?;
+        content.properties[mode] = Some(Value::int(2));
+        for _ in 0..LONG {
+            client.send(1, &publish, Some(&content)).await?;
+        }
+        declare(&mut client, "long", Vec::new()).await
+    })?;
+    let seqs = |server: &Leveret, more: &[&str]| -> Result<Vec<u64>> {
+        let peek = ["queue", "peek", "long", "--json"];
+        let list: Json = serde_json::from_str(&said(server, &[&peek, more].concat())?)?;
+        let rows = list.as_array().context("a list")?;
+        rows.iter()
+            .map(|row| row["seq"].as_u64().context("a seq"))
+            .collect()
+    };
+    for running in [true, false] {
+        ensure!(seqs(&server, &[])?.into_iter().eq(0..LONG), "{running}");
+        let some = seqs(&server, &["--limit", "1500", "--cursor", "500"])?;
+        ensure!(some.into_iter().eq(500..2_000), "{running}");
+        let told = server.command(&["queue", "peek", "long", "--limit", "2"])?;
+        let told = String::from_utf8(told.stderr)?;
+        assert_eq!(told, "there is more: --cursor 2\n");
+        if running {
+            server.stop()?;
+        }
+    }
+    let refusal = refused(&server, &["queue", "peek", "long", "--cursor", "x"])?;
+    assert_eq!(refusal, "error: cursor: 'x' is no place of this list\n");
+    Ok(())
+}
+
+/// Messages: three pages of the admin socket.
+const LONG: u64 = 2_345;
+
 #[test]
 fn both_servers_end_connections_in_the_same_words() -> Result<()> {
     let theirs = RabbitMq::start()?;
