@@ -65,6 +65,15 @@ const LONG_REST: Duration = Duration::from_millis(10);
 /// closes behind its messages still get through, and its messages hardly.
 const DRIP: usize = 16 << 10;
 const DRIP_EVERY: Duration = Duration::from_millis(500);
+/// The same where only a full queue stops it and its own acks may make the room: those of a client
+/// that publishes and consumes on one connection may be behind a megabyte of messages.
+const DRIP_SOON: Duration = Duration::from_millis(100);
+/// So often is a publisher read that waits for a full queue and has nothing to ack: a goodbye
+/// behind its last messages is heard, and what it sends on all the same has a bound.
+const DRIPS_MAX: u32 = 4;
+/// For so many turns after it was held a publisher is read little at a time: the limit of the queue
+/// that was full is passed by no more. A megabyte without a stop, and turns are large again.
+const CAREFUL: u32 = 64;
 /// How long a closing client may take to read its goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -222,8 +231,17 @@ struct Session {
     slow: bool,
     /// The disk is behind: as `slow`, until it has caught up.
     behind: bool,
-    /// An alarm holds and this connection has published since.
+    /// An alarm holds and this connection has published since, or it has published to a queue that
+    /// is full.
     held: bool,
+    /// It published in its last turn, though held.
+    presses: bool,
+    /// How often it did, since it is held.
+    drips: u32,
+    /// The next one comes sooner.
+    soon: bool,
+    /// Turns that are small yet.
+    careful: u32,
     has_published: bool,
     told_blocked: bool,
     assembling: Assembling,
@@ -285,11 +303,11 @@ pub async fn run<S>(
                     match input.read(&mut reader, DRIP).now_or_never() {
                         Some(Ok(n)) if n > 0 => session.turn(&mut input).await,
                         Some(_) => break,
-                        None => {}
+                        None => session.presses = false,
                     }
                 }
             }
-            read = input.read(&mut reader, TURN), if listening => match read {
+            read = input.read(&mut reader, session.turn_max()), if listening => match read {
                 Ok(n) if n > 0 => session.turn(&mut input).await,
                 _ => break,
             },
@@ -352,6 +370,10 @@ impl Session {
             slow: false,
             behind: false,
             held: false,
+            presses: false,
+            drips: 0,
+            soon: false,
+            careful: 0,
             has_published: false,
             told_blocked: false,
             assembling,
@@ -372,32 +394,65 @@ impl Session {
                 .close(now(), &Close::connection(506, text, (60, 40)));
         }
         self.events(block).await;
-        if published > 0 || unfinished > 0 {
+        let presses = published > 0 || unfinished > 0;
+        self.note_pressing(presses);
+        if presses {
             self.keep_pace();
         }
         self.slow |= heavy && self.store.lock().take_slow();
     }
 
-    /// A publisher during an alarm is told, and read by the drop only.
+    /// A publisher during an alarm, or of a full queue, is told, and read by the drop only.
     fn keep_pace(&mut self) {
         let (pace, reason) = {
             let mut shard = self.store.lock();
-            (shard.pace(), shard.blocked_reason())
+            let alone = shard.waits_for_room(self.id) && !shard.is_blocked();
+            self.soon = alone && shard.has_deliveries(self.id);
+            (shard.pace(self.id), shard.reason_to_wait(self.id))
         };
-        self.held = pace == Pace::Wait;
+        self.hold(pace == Pace::Wait);
         self.behind = pace == Pace::Rest;
         if let Some(reason) = reason {
             self.tell_blocked(Some(&reason));
         }
     }
 
+    /// A turn is over, in which there were messages or none.
+    fn note_pressing(&mut self, presses: bool) {
+        self.presses = presses;
+        if presses {
+            self.drips += u32::from(self.held);
+            self.careful = self.careful.saturating_sub(1);
+        }
+    }
+
+    fn hold(&mut self, held: bool) {
+        if held && !self.held {
+            self.drips = 0;
+            self.presses = true;
+            self.careful = CAREFUL;
+        }
+        self.held = held;
+    }
+
+    /// How much to read in one turn.
+    fn turn_max(&self) -> usize {
+        match self.held || self.careful > 0 {
+            true => DRIP,
+            false => TURN,
+        }
+    }
+
     /// How long not to read; none to read at once.
     fn rest(&mut self) -> Option<Duration> {
-        if self.held || self.behind {
+        let presses = self.held && self.presses;
+        if presses || self.behind {
             // Its silence is our doing.
             self.conn.note_heard(now());
         }
-        match (self.held, self.behind, self.slow) {
+        // Who is held but sends no messages is read at once: acks are no pressure.
+        match (presses, self.behind, self.slow) {
+            (true, ..) if self.soon => Some(DRIP_SOON),
             (true, ..) => Some(DRIP_EVERY),
             (_, true, _) => Some(LONG_REST),
             (.., true) => Some(REST),
@@ -411,7 +466,13 @@ impl Session {
         if self.behind {
             self.keep_pace();
         }
-        self.held && !self.conn.is_gone() && self.store.lock().may_drip()
+        if !self.held || self.conn.is_gone() {
+            return false;
+        }
+        let mut shard = self.store.lock();
+        // Its acks may be what makes room.
+        let is_needed = !shard.waits_for_room(self.id) || shard.has_deliveries(self.id);
+        shard.may_drip() && (is_needed || self.drips < DRIPS_MAX)
     }
 
     async fn events(&mut self, block: Block) {

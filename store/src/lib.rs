@@ -36,6 +36,7 @@ pub mod shard;
 pub mod sql;
 pub mod topology;
 
+use error::Noun;
 pub use error::{Error, Result};
 use log::batch::{JobChange, WaitingRow};
 use model::*;
@@ -125,6 +126,8 @@ pub struct Stats {
     pub channels: u64,
     pub counters: shard::Counters,
     pub resident_bytes: u64,
+    /// Connections that wait for room in a full queue.
+    pub publishers_stopped: u64,
     pub alarms: alarms::Alarms,
 }
 
@@ -237,7 +240,7 @@ impl Store {
     /// Accepts a call: job, key and message in one commit; returns when it is on disk.
     ///
     /// # Errors
-    /// `NotFound` when the queue does not exist.
+    /// `NotFound` when the queue does not exist, `Busy` when it has no room.
     pub async fn submit_call(
         &self,
         job: Job,
@@ -253,6 +256,13 @@ impl Store {
             let mut shard = self.lock();
             let vhost = job.vhost.clone();
             let id = shard.queue(0, &vhost, queue)?;
+            if !shard.has_room(id, 1, body.len() as u64) {
+                return Err(Error::Busy {
+                    noun: Noun::Queue,
+                    name: queue.to_owned(),
+                    detail: format!("queue '{queue}' in vhost '{vhost}' has no room"),
+                });
+            }
             shard.make_work_queue(id);
             shard.pending.jobs.push(JobChange::Submit {
                 job: Box::new(job),
@@ -451,6 +461,7 @@ impl Store {
                 .sum(),
             counters: shard.counters.clone(),
             resident_bytes: shard.queues.values().map(|queue| queue.log.resident).sum(),
+            publishers_stopped: shard.publishers_stopped(),
             alarms: shard.alarms(),
         }
     }

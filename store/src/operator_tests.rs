@@ -273,11 +273,17 @@ async fn a_redrive_goes_on_after_a_crash_and_loses_and_doubles_nothing() {
 
 #[tokio::test]
 async fn a_redrive_waits_for_room_and_ends_with_its_target() {
+    for overflow in ["reject-publish", "block"] {
+        redrive_into_a_full_queue(overflow).await;
+    }
+}
+
+async fn redrive_into_a_full_queue(overflow: &str) {
     let world = world(Memory::new()).await;
     world.declare("from", &[]);
     let bounded = [
         ("x-max-length", Value::I32(5)),
-        ("x-overflow", Value::text("reject-publish")),
+        ("x-overflow", Value::text(overflow)),
     ];
     world.declare("to", &bounded);
     world.publish("from", 0..8).await;

@@ -146,8 +146,12 @@ impl Store {
                 // What is refused is published too: it may go where the dead go.
                 let mut block = Block::default();
                 block.push(&Address::new(b"", queue.as_bytes()), properties, body);
-                let full = id.is_some_and(|id| shard.refuses_message(id, &block, 0));
-                shard.publish(&Run::alone(&vhost, &Arc::new(block)))?;
+                // There is no connection to stop.
+                let stopped = id.is_some_and(|id| shard.blocks_now(id));
+                let full = stopped || id.is_some_and(|id| shard.refuses_message(id, &block, 0));
+                if !stopped {
+                    shard.publish(&Run::alone(&vhost, &Arc::new(block)))?;
+                }
                 accepted.push(!full);
             }
             // Where a full window refused some, a repetition finds the others' keys in it.

@@ -36,6 +36,9 @@ use crate::topology::Vhost;
 use crate::topology::arguments::{Arguments, Work};
 
 mod commit;
+mod credit;
+#[cfg(test)]
+mod credit_tests;
 mod dead;
 mod delay;
 #[cfg(test)]
@@ -252,6 +255,8 @@ pub(crate) struct Queue {
     rate: Rate,
     /// The rate allowed no more: time lets it go on.
     throttled: bool,
+    /// It is full, and publishers wait for room in it.
+    stops_publishers: bool,
     /// Failed attempts that the messages' headers do not have yet, as they came back at once.
     failures: HashMap<Seq, Vec<Failure>, RandomState>,
 }
@@ -333,6 +338,7 @@ pub struct Shard {
     alarms: Alarms,
     pub watched: Watched,
     memory: pressure::Memory,
+    credit: credit::Credit,
     pub(crate) writer: Arc<Notify>,
     pub(crate) loader: Arc<Notify>,
     chance: u64,
@@ -356,6 +362,8 @@ pub struct Shard {
     pub(crate) works: bool,
     /// There is, or was, a queue with a deduplication window.
     windows: bool,
+    /// There is, or was, a queue that stops its publishers.
+    blocks: bool,
     /// CC and BCC of the message that is being published, while it is.
     copies: Vec<Vec<u8>>,
     /// Of the run that is being published.
@@ -396,6 +404,7 @@ impl Shard {
             alarms: Alarms::default(),
             watched: Watched::default(),
             memory: pressure::Memory::default(),
+            credit: credit::Credit::default(),
             writer,
             loader,
             chance: 0x9E37_79B9_7F4A_7C15,
@@ -410,6 +419,7 @@ impl Shard {
             rewritten: false,
             works: false,
             windows: false,
+            blocks: false,
             copies: Vec::new(),
             taken: None,
             disk_first: false,
@@ -474,6 +484,7 @@ impl Shard {
             .remove(&id)
             .map(|s| s.exclusive)
             .unwrap_or_default();
+        self.forget_publisher(id);
         for queue in exclusive {
             self.drop_queue(queue);
         }
@@ -547,6 +558,16 @@ impl Shard {
             self.pump(queue);
         }
         out
+    }
+
+    /// True while some delivery to this connection is neither acked nor given back.
+    pub fn has_deliveries(&self, id: usize) -> bool {
+        let session = self.sessions.get(&id);
+        session.is_some_and(|s| {
+            s.channels
+                .values()
+                .any(|channel| !channel.unacked.is_empty())
+        })
     }
 
     pub(crate) fn send(&mut self, id: usize, out: Out) {

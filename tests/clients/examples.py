@@ -28,7 +28,7 @@ EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
           "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
-          "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip"]
+          "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip", "thumbnails"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -257,6 +257,24 @@ def node_idempotency():
     idempotency("node", "node", "idempotency.js")
 
 
+def backpressure(language, *command):
+    """The publisher is stopped, the queue stays near its limit, and all 2,000 arrive."""
+    with Program(language, *command) as program:
+        program.expect("^stopped: queue 'thumbnails' in vhost '/' is full$")
+        longest = program.expect(r"^longest queue: (\d+)$")
+        program.expect("^worked on: 2000$")
+        program.ends()
+        assert 50 < int(longest.group(1)) < 400, program.seen
+
+
+def python_backpressure():
+    backpressure("python", PYTHON, "backpressure.py")
+
+
+def node_backpressure():
+    backpressure("node", "node", "backpressure.js")
+
+
 def redrive(language, *command):
     """Of four dead invoices two go back and are done, two are purged."""
     with Program(language, *command) as program:
@@ -418,7 +436,7 @@ def checks(language):
                 print("call.py is left out, for HTTP_URL is not set")
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
-                yield from (python_leases, python_http_worker, python_replay, python_operate)
+                yield from (python_leases, python_http_worker, python_replay, python_operate, python_backpressure)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
@@ -426,7 +444,7 @@ def checks(language):
             yield from (node_tasks, node_priorities)
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
-                yield from (node_leases, node_http_worker, node_replay, node_operate)
+                yield from (node_leases, node_http_worker, node_replay, node_operate, node_backpressure)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

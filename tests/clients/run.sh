@@ -3,7 +3,7 @@
 #
 #   AMQP_URL=amqp://guest:guest@localhost:5672/ tests/clients/run.sh [python] [node] [go] [java] [rust]
 #
-# With HTTP_URL set (http://localhost:15672) the tests of deferred calls and of workers over HTTP
+# With HTTP_URL set (http://localhost:15672) the tests of deferred calls, workers over HTTP and full queues
 # run too, in the python suite. CLIENT_TIMEOUT bounds one suite, in seconds. Ends with one line of totals,
 # and with an exit code that is not 0 when anything failed.
 set -euo pipefail
@@ -19,8 +19,9 @@ suite_python() {
   if [ -n "${HTTP_URL:-}" ]; then
     timeout "$limit" .venv/bin/pytest
   else
-    echo "python: calls_test.py and workers_test.py are left out, for HTTP_URL is not set"
-    timeout "$limit" .venv/bin/pytest --ignore=calls_test.py --ignore=workers_test.py
+    echo "python: calls_test.py, workers_test.py and backpressure_test.py are left out, for HTTP_URL is not set"
+    timeout "$limit" .venv/bin/pytest --ignore=calls_test.py --ignore=workers_test.py \
+      --ignore=backpressure_test.py
   fi
 }
 

@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use store::Error;
 use store::model::{Job, JobId, JobState, KeyClaim, Micros};
 use store::shard::REPLY_TO_JOB;
 use utoipa::IntoParams;
@@ -156,6 +157,7 @@ async fn accept(app: &App, call: Call) -> Result<(JobId, bool), Problem> {
         stored
     });
     match storing.await {
+        Ok(Err(Error::Busy { detail, .. })) => return Err(Problem::new(Kind::QueueFull, detail)),
         Ok(stored) => stored?,
         Err(error) => {
             tracing::error!(%error, "a call could not be stored");

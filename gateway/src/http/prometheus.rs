@@ -39,6 +39,11 @@ pub(super) async fn render(State(app): State<App>) -> Result<Response, Problem> 
         u64::from(stats.alarms.any()),
     );
     page.gauge(
+        "publishers_stopped",
+        "Connections that wait for room in a full queue.",
+        stats.publishers_stopped,
+    );
+    page.gauge(
         "alarm_memory",
         "1 while publishers must wait for memory.",
         u64::from(stats.alarms.memory()),

@@ -329,6 +329,7 @@ async fn metrics_and_description_name_what_there_is() {
         "leveret_jobs{state=\"queued\"} 1",
         "leveret_jobs_submitted_total 1",
         "leveret_store_blocked 0",
+        "leveret_publishers_stopped 0",
         "leveret_alarm_memory 0",
         "leveret_alarm_disk 0",
     ] {

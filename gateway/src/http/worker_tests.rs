@@ -179,6 +179,43 @@ async fn no_room_is_503_with_a_time_to_ask_again() {
 }
 
 #[tokio::test]
+async fn a_queue_that_blocks_takes_no_more_over_http() {
+    let app = app().await;
+    let mut arguments = Table::default();
+    arguments.insert("x-max-length", Field::I64(2));
+    arguments.insert("x-overflow", Field::text("block"));
+    let ask = QueueDeclare {
+        name: "small".into(),
+        durable: true,
+        arguments,
+        ..QueueDeclare::default()
+    };
+    app.store.lock().declare_queue(0, &"/".into(), ask).unwrap();
+    let three = json!({"messages": [{"body": "a"}, {"body": "b"}, {"body": "c"}]});
+    let (status, told) = post(&app, "/v1/queues/small/messages", three).await;
+    assert_eq!(
+        (status, &told["accepted"], &told["refused"]),
+        (201, &2.into(), &1.into())
+    );
+    for path in ["/v1/queues/small/messages", "/v1/calls/queue/small"] {
+        for key in [&[][..], &[("idempotency-key", "k")]] {
+            let refused = send(&app, "POST", path, key).await;
+            assert_eq!(refused.status(), 503, "{path}");
+            assert_eq!(refused.headers()["retry-after"], "1");
+            let told = body_of(refused).await;
+            assert_eq!(told["type"], "urn:leveret:problem:queue-full");
+        }
+    }
+    assert_eq!(counts(&app, "small"), (2, 0, 0), "nothing was stored");
+    app.store.on_disk().await.unwrap();
+    assert_eq!(app.store.stats().counters.jobs_submitted, 0);
+    receive(&app, "small", json!({"max": 1})).await;
+    let keyed = [("idempotency-key", "k")];
+    let sent = send(&app, "POST", "/v1/calls/queue/small", &keyed).await;
+    assert_eq!(sent.status(), 202, "the key was not used up");
+}
+
+#[tokio::test]
 async fn an_idempotency_key_publishes_once() {
     let app = app().await;
     let mut arguments = Table::default();

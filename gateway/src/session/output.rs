@@ -56,10 +56,16 @@ impl Session {
                     }
                 }
                 Out::TimedOut { channel, ms } => late.push((channel, ms)),
-                Out::Blocked(reason) => self.tell_blocked(Some(&reason)),
+                Out::Blocked(reason) => {
+                    let waits = self.store.lock().waits_for_room(self.id);
+                    self.hold(self.held || waits);
+                    self.tell_blocked(Some(&reason));
+                }
                 Out::Close { code, text } => return self.ended(code, text),
+                // Unless it has published to a full queue since that was said.
+                Out::Unblocked if self.store.lock().is_stopped(self.id) => {}
                 Out::Unblocked => {
-                    self.held = false;
+                    self.hold(false);
                     self.tell_blocked(None);
                 }
             }

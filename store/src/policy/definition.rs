@@ -8,7 +8,7 @@ use amqp::field::{Table, Value};
 use crate::access::Pattern;
 use crate::error::{Error, Noun, Result};
 use crate::model::{ApplyTo, PolicyKind, PolicySpec};
-use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS, LEASE_MAX_MS, lease};
+use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS, LEASE_MAX_MS, OVERFLOW, lease};
 
 /// The form of a value.
 #[derive(Clone, Copy, PartialEq)]
@@ -81,10 +81,7 @@ const KEYS: &[(&str, Form)] = &[
     ("max-length-bytes", Form::Number(0)),
     ("max-priority", Form::Number(0)),
     ("message-ttl", Form::Span(0)),
-    (
-        "overflow",
-        Form::Words(&["drop-head", "reject-publish", "reject-publish-dlx"]),
-    ),
+    ("overflow", Form::Words(&OVERFLOW)),
     ("partition-concurrency", Form::Number(1)),
     ("partition-header", Form::Text),
     ("partition-on-retry", Form::Words(&["block", "skip"])),
@@ -278,6 +275,7 @@ mod tests {
                  2592000000",
             ),
             (Operator, "overflow", Value::text("drop-head"), ""),
+            (User, "overflow", Value::text("block"), ""),
             (
                 User,
                 "message-ttl",
@@ -315,7 +313,7 @@ mod tests {
                 "overflow",
                 Value::text("x"),
                 "policy 'p' in vhost '/': 'overflow' must be one of drop-head, reject-publish, \
-                 reject-publish-dlx",
+                 reject-publish-dlx, block",
             ),
             (
                 Operator,

@@ -77,8 +77,15 @@ impl Shard {
         }
     }
 
-    /// Hands out what can be handed out.
+    /// Hands out what can be handed out; publishers that waited for room go on.
     pub fn pump(&mut self, id: QueueId) {
+        self.hand_out(id);
+        if self.blocks {
+            self.resume_publishers(id);
+        }
+    }
+
+    fn hand_out(&mut self, id: QueueId) {
         self.watch(id);
         // Consumers yet to come in this round, what each gets, and what the last one has to get
         // still: all the same, so that a backlog is dealt out as evenly as single messages are.
@@ -337,6 +344,7 @@ impl Shard {
             } => {
                 queue.rate.spend(1);
                 let remaining = u32::try_from(queue.log.ready()).unwrap_or(u32::MAX);
+                self.resume_publishers(id);
                 let before = self
                     .sessions
                     .get(&key.session)

@@ -15,6 +15,7 @@ impl Shard {
             false => asked,
         };
         self.works |= arguments.work.is_some();
+        self.blocks |= arguments.block;
         log.keep_order_by_key(arguments.partition.clone());
         log.count_bodies(arguments.max_length_bytes.is_some());
         log.retain(arguments.retention.filter(|_| spec.durable));
@@ -51,6 +52,7 @@ impl Shard {
             deduplicated: 0,
             rate: Rate::default(),
             throttled: false,
+            stops_publishers: false,
             failures: HashMap::default(),
         };
         queue.set_window(window);
@@ -85,6 +87,7 @@ impl Shard {
             return;
         }
         self.works |= arguments.work.is_some();
+        self.blocks |= arguments.block;
         queue.log.keep_order_by_key(arguments.partition.clone());
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
         queue
@@ -118,6 +121,7 @@ impl Shard {
         };
         let ready = queue.log.ready();
         self.remove_names(&queue.spec);
+        self.end_waiting(id);
         let tickets = queue.log.purge().tickets;
         self.release(tickets);
         for consumer in queue.consumers.drain() {
@@ -153,6 +157,7 @@ impl Shard {
         queue.failures.retain(|seq, _| log.has(*seq));
         Self::mark_dirty(&mut self.dirty, &self.writer, queue);
         self.release(settled.tickets);
+        self.resume_publishers(id);
         u64::from(settled.count)
     }
 
@@ -174,7 +179,12 @@ impl Shard {
         }
         let ids: Vec<usize> = self.sessions.keys().copied().collect();
         for id in ids {
-            self.send(id, reason.clone().map_or(Out::Unblocked, Out::Blocked));
+            match self.reason_to_wait(id) {
+                Some(reason) if self.alarms.any() => self.send(id, Out::Blocked(reason)),
+                // Until a full queue has room.
+                Some(_) => {}
+                None => self.send(id, Out::Unblocked),
+            }
         }
     }
 
@@ -194,7 +204,7 @@ impl Shard {
         }
     }
 
-    /// Why publishers must wait, while they must.
+    /// Why all publishers must wait, while they must.
     pub fn blocked_reason(&self) -> Option<String> {
         self.alarms.reason()
     }

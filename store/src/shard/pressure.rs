@@ -2,6 +2,8 @@
 //!
 //! Keeps: memory bounded by bytes whatever publishers do (I8): beyond a small multiple of the
 //! budget nothing more is taken until the writer has caught up; consumers and acks go on.
+//! A publisher whose message reached a full queue that blocks is stopped alike, alone, until there
+//! is room (`credit`).
 //! In: `gateway::session` asks after each turn of a publisher; `commit` and `tick` look again.
 
 use super::*;
@@ -12,7 +14,7 @@ pub enum Pace {
     Go,
     /// The disk is behind for a moment: rest, then ask again.
     Rest,
-    /// An alarm holds: wait until told.
+    /// An alarm holds, or a queue that it published to is full: wait until told.
     Wait,
 }
 
@@ -80,9 +82,9 @@ impl Shard {
     }
 
     /// After a publisher's turn, and again while it rests.
-    pub fn pace(&mut self) -> Pace {
+    pub fn pace(&mut self, session: usize) -> Pace {
         self.look_at_memory();
-        match (self.alarms.any(), self.is_behind()) {
+        match (self.is_stopped(session), self.is_behind()) {
             (true, _) => Pace::Wait,
             (false, true) => Pace::Rest,
             (false, false) => Pace::Go,
@@ -95,12 +97,111 @@ impl Shard {
         self.memory.summed + self.memory.appended <= self.options.memory_budget.saturating_mul(4)
     }
 
+    /// True while an alarm or a full queue stops this publisher.
+    pub fn is_stopped(&self, session: usize) -> bool {
+        self.alarms.any() || self.credit.waits(session)
+    }
+
+    /// True while a full queue stops this publisher, whatever alarms hold.
+    pub fn waits_for_room(&self, session: usize) -> bool {
+        self.credit.waits(session)
+    }
+
+    /// Publishers that a full queue stops.
+    pub(crate) fn publishers_stopped(&self) -> u64 {
+        self.credit.sessions() as u64
+    }
+
+    /// Why this publisher must wait, while it must.
+    pub fn reason_to_wait(&self, session: usize) -> Option<String> {
+        let full = self.credit.awaited(session).filter_map(|id| {
+            let QueueSpec { name, vhost, .. } = &self.queues.get(&id)?.spec;
+            Some(format!("queue '{name}' in vhost '{vhost}' is full"))
+        });
+        credit::reason(self.alarms.reason().into_iter().chain(full))
+    }
+
+    /// A message of this publisher has reached a queue that may be full.
+    pub(super) fn stop_publisher(&mut self, id: QueueId, session: usize) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let stops = queue.arguments.block && (queue.stops_publishers || queue.is_at_limit());
+        if !stops || !self.credit.wait(session, id) {
+            return;
+        }
+        queue.stops_publishers = true;
+        if let Some(reason) = self.reason_to_wait(session) {
+            self.send(session, Out::Blocked(reason));
+        }
+    }
+
+    /// Lets publishers go on where a queue has room again, or stops nobody any more.
+    pub(super) fn resume_publishers(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id).filter(|q| q.stops_publishers) else {
+            return;
+        };
+        if queue.arguments.block && !queue.is_roomy() {
+            return;
+        }
+        queue.stops_publishers = false;
+        self.end_waiting(id);
+    }
+
+    /// Nobody waits for this queue any more.
+    pub(super) fn end_waiting(&mut self, id: QueueId) {
+        for session in self.credit.end(id) {
+            if !self.alarms.any() {
+                self.send(session, Out::Unblocked);
+            }
+        }
+    }
+
+    /// The publisher is gone.
+    pub(super) fn forget_publisher(&mut self, session: usize) {
+        for id in self.credit.leave(session) {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.stops_publishers = false;
+            }
+        }
+    }
+
+    /// True when a queue refuses one more message, or would stop its publisher for it: whoever
+    /// moves messages about, or cannot be stopped, comes again later.
+    pub(crate) fn lacks_room(&self, id: QueueId, body: u64) -> bool {
+        self.blocks_now(id) || self.is_full(id, body)
+    }
+
+    /// True when a publisher of one more message to this queue would be stopped.
+    pub(crate) fn blocks_now(&self, id: QueueId) -> bool {
+        let queue = self.queues.get(&id);
+        queue.is_some_and(|queue| queue.arguments.block && queue.is_at_limit())
+    }
+
     /// The process is too large (or is not any more): what can be read back leaves memory.
     pub(crate) fn set_pressed(&mut self, pressed: bool) {
         self.memory.pressed = pressed;
         if pressed {
             self.writer.notify_one();
         }
+    }
+}
+
+impl Queue {
+    /// No room for one more.
+    fn is_at_limit(&self) -> bool {
+        let asked = &self.arguments;
+        let reached = |limit: Option<u64>, now| limit.is_some_and(|l| credit::is_reached(l, now));
+        reached(asked.max_length, self.log.ready())
+            || reached(asked.max_length_bytes, self.log.ready_body_bytes())
+    }
+
+    /// Far enough below its limit.
+    fn is_roomy(&self) -> bool {
+        let asked = &self.arguments;
+        let roomy = |limit: Option<u64>, now| limit.is_none_or(|l| credit::is_roomy(l, now));
+        roomy(asked.max_length, self.log.ready())
+            && roomy(asked.max_length_bytes, self.log.ready_body_bytes())
     }
 }
 

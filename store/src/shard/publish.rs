@@ -102,6 +102,9 @@ impl Shard {
             // What a consumer takes at once is never one too many.
             self.pump(*id);
             self.trim(*id);
+            if let Some(publisher) = key.filter(|_| self.blocks) {
+                self.stop_publisher(*id, publisher.session);
+            }
             self.slow |= self.queues.get(id).is_some_and(|queue| {
                 queue.log.ready_bytes() > SLOW_BYTES && !queue.consumers.is_empty()
             });
@@ -256,7 +259,7 @@ impl Shard {
                 || asked
                     .max_length_bytes
                     .is_some_and(|max| log.ready_body_bytes() > max);
-            if !over || asked.reject_publish {
+            if !over || asked.reject_publish || asked.block {
                 return;
             }
             let piece = match queue.log.take_head() {

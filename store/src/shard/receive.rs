@@ -326,12 +326,18 @@ impl Shard {
         }
     }
 
-    /// False when a queue would refuse one of so many messages, with so many bytes of body in all.
+    /// False when a queue would refuse one of so many messages, with so many bytes of body in all, or
+    /// stop its publisher.
     pub(crate) fn has_room(&self, id: QueueId, count: u64, bytes: u64) -> bool {
-        let Some(queue) = self.queues.get(&id).filter(|q| q.arguments.reject_publish) else {
+        let limited = |q: &&Queue| q.arguments.reject_publish || q.arguments.block;
+        let Some(queue) = self.queues.get(&id).filter(limited) else {
             return true;
         };
         let (log, asked) = (&queue.log, &queue.arguments);
+        if asked.block && log.ready() == 0 {
+            // Whatever its size: it can stop nobody but the next one.
+            return true;
+        }
         let fits = |max: Option<u64>, sum: u64| max.is_none_or(|max| sum <= max);
         fits(asked.max_length, log.ready() + count)
             && fits(asked.max_length_bytes, log.ready_body_bytes() + bytes)

@@ -92,7 +92,7 @@ impl Shard {
                 continue;
             }
             let body = u64::from(piece.entry(offset).body_size);
-            if self.is_full(target, body) {
+            if self.lacks_room(target, body) {
                 row.next = seq;
                 self.put_redrive(row);
                 return Step::Full;

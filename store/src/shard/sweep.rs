@@ -100,6 +100,7 @@ impl Shard {
                 count += 1;
             }
         }
+        self.resume_publishers(id);
         count
     }
 
@@ -231,7 +232,7 @@ impl Shard {
             }
         };
         let body = u64::from(piece.entry(0).body_size);
-        if self.is_full(target, body) {
+        if self.lacks_room(target, body) {
             return Moved::Full;
         }
         let Some(seq) = self

@@ -164,6 +164,7 @@ impl Queue {
             || self.log.may_expire();
         asked.expires_ms.is_some()
             || self.throttled
+            || self.stops_publishers
             || self.log.goes_on_by_time()
             || !self.log.waiting.is_empty()
             || limited && self.log.ready() > 0

@@ -156,6 +156,8 @@ pub struct Arguments {
     /// Highest priority that makes a difference; 0 without priorities.
     pub max_priority: u8,
     pub reject_publish: bool,
+    /// Publishers wait while it is full.
+    pub block: bool,
     /// What is refused for room goes where the dead go.
     pub bury_refused: bool,
     /// A dead message is kept until it has somewhere to go (`at-least-once`, which in RabbitMQ
@@ -180,6 +182,9 @@ pub struct Arguments {
     /// Settled messages are kept.
     pub retention: Option<Retention>,
 }
+
+/// What a full queue may do; `block` is ours.
+pub const OVERFLOW: [&str; 4] = ["drop-head", "reject-publish", "reject-publish-dlx", "block"];
 
 /// How long, and how much, a queue keeps of its settled messages: whichever ends first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -418,8 +423,7 @@ impl Arguments {
         let asked = Asked(table);
         let quorum = Self::is_quorum(&asked)?;
         Self::check_ignored(&asked)?;
-        let words = ["drop-head", "reject-publish", "reject-publish-dlx"];
-        let overflow = asked.word("x-overflow", &words, "invalid_overflow")?;
+        let overflow = asked.word("x-overflow", &OVERFLOW, "invalid_overflow")?;
         let max_priority = asked.number("x-max-priority", 0)?.unwrap_or(0);
         let max_priority = u8::try_from(max_priority).map_err(|_| {
             let reason = format!("{{max_value_exceeded,{max_priority}}}");
@@ -438,7 +442,8 @@ impl Arguments {
             max_length: asked.number("x-max-length", 0)?,
             max_length_bytes: asked.number("x-max-length-bytes", 0)?,
             max_priority,
-            reject_publish: overflow.is_some_and(|word| word != "drop-head"),
+            reject_publish: overflow.is_some_and(|word| word.starts_with("reject-publish")),
+            block: overflow == Some("block"),
             bury_refused: overflow == Some("reject-publish-dlx"),
             keeps_dead: overflow == Some("reject-publish")
                 && strategy == Some("at-least-once")
