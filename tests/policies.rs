@@ -9,7 +9,7 @@ use amqp::field::{Table, Value as Field};
 use anyhow::{Context, Result};
 use store::model::*;
 use tests::conversation::client::{Client, Incoming, Received};
-use tests::wire::content::Content;
+use tests::wire::content::{Content, position};
 use tests::wire::method::Method;
 use tests::wire::value::Value;
 use tokio::time::sleep;
@@ -307,6 +307,52 @@ fn a_strategy_keeps_the_dead_while_it_holds() -> Result<()> {
         stage.publish("my-q").await?;
         stage.give_back("my-q", false).await?;
         assert_eq!(stage.count("my-q"), Some((0, 0)));
+        Ok(())
+    })
+}
+
+#[test]
+fn priorities_grow_as_a_policy_says_for_what_waits() -> Result<()> {
+    runtime()?.block_on(async {
+        let mut stage = Stage::start().await?;
+        let arguments = vec![("x-max-priority".to_owned(), Value::int(9))];
+        let declare = Method::named("queue.declare")?
+            .with("queue", Value::str("my-q"))?
+            .with("arguments", Value::Table(arguments))?;
+        stage.call(declare).await?;
+        for (priority, body) in [(1, "low"), (9, "high"), (1, "low again"), (9, "high again")] {
+            let mut content = Content {
+                body: body.into(),
+                ..Content::default()
+            };
+            let at = position("priority").context("a property")?;
+            content.properties[at] = Some(Value::int(priority));
+            let publish =
+                Method::named("basic.publish")?.with("routing-key", Value::str("my-q"))?;
+            stage.client.send(1, &publish, Some(&content)).await?;
+            stage.settled().await?;
+            sleep(Duration::from_secs(60)).await;
+        }
+        let mut next = async |definition: &[(&str, Field)]| {
+            match definition {
+                [] => stage.lift()?,
+                _ => stage.lay(definition)?,
+            }
+            let get = Method::named("basic.get")?
+                .with("queue", Value::str("my-q"))?
+                .with("no-ack", Value::Bool(true))?;
+            stage.client.send(1, &get, None).await?;
+            let is_answer = |came: &Received| came.method.spec.name.starts_with("basic.get-");
+            let came = stage.client.next_that(1, PATIENCE, is_answer).await?;
+            let content = came.content.context("a message")?;
+            anyhow::Ok(String::from_utf8(content.body)?)
+        };
+        let ageing = |ms| [("priority-ageing", number(ms))];
+        // Eight levels are eighty seconds, and one is a minute younger.
+        assert_eq!(next(&ageing(10_000)).await?, "high");
+        assert_eq!(next(&ageing(5_000)).await?, "low");
+        assert_eq!(next(&[]).await?, "high again");
+        assert_eq!(next(&ageing(0)).await?, "low again");
         Ok(())
     })
 }

@@ -86,6 +86,7 @@ const KEYS: &[(&str, Form)] = &[
     ("partition-header", Form::Text),
     ("partition-on-retry", Form::Words(&["block", "skip"])),
     ("partition-rate-limit", Form::Float),
+    ("priority-ageing", Form::Number(0)),
     ("queue-leader-locator", Form::Any),
     ("queue-master-locator", Form::Any),
     ("queue-mode", Form::Words(&["default", "lazy"])),
@@ -135,10 +136,11 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
 }
 
 /// Keys that RabbitMQ does not have, by their beginnings.
-const OWN: [&str; 6] = [
+const OWN: [&str; 7] = [
     "deduplication-",
     "lease-",
     "partition-",
+    "priority-ageing",
     "rate-limit",
     "retain",
     "retry-",
@@ -276,6 +278,7 @@ mod tests {
             ),
             (Operator, "overflow", Value::text("drop-head"), ""),
             (User, "overflow", Value::text("block"), ""),
+            (User, "priority-ageing", Value::I64(60_000), ""),
             (
                 User,
                 "message-ttl",

@@ -24,6 +24,7 @@ use crate::model::{Micros, SegmentId, Seq};
 use crate::planted::{Planted, planted};
 use crate::topology::arguments::{Partition, Retention};
 
+mod ageing;
 mod browse;
 mod chunk;
 pub mod consumers;
@@ -35,6 +36,8 @@ pub mod retained;
 mod take;
 mod waiting;
 
+#[cfg(test)]
+mod ageing_tests;
 #[cfg(test)]
 mod lanes_tests;
 #[cfg(test)]
@@ -223,6 +226,8 @@ pub struct Log {
     aside: BTreeMap<Standing, Aside>,
     /// Highest priority that makes a difference; 0 in a queue without priorities.
     levels: u8,
+    /// A message gains one priority by waiting so long, µs; 0: it gains none.
+    ageing: Micros,
     /// Order by key, where the queue keeps it: messages held behind busy keys stand here.
     lanes: Option<Box<Lanes>>,
     /// Whose turn it is: the held, or the cursor's.
@@ -601,7 +606,8 @@ impl Log {
         if self.ready == 0 {
             return None;
         }
-        let aside = self.aside.keys().next().map_or(Seq::MAX, |&(_, seq)| seq);
+        let first = self.next_aside();
+        let aside = first.map_or(Seq::MAX, |(_, seq)| seq);
         let seq = aside.min(self.cursor);
         let held = self.lanes.as_ref().and_then(|lanes| lanes.first_held());
         if let Some(held) = held.filter(|held| *held < seq) {
@@ -612,11 +618,8 @@ impl Log {
             let at = self.chunk_of(held)?;
             return Some(self.chunks[at].accepted_at(held));
         }
-        if let Some(own) = self
-            .aside
-            .values()
-            .next()
-            .and_then(|aside| aside.own.as_ref())
+        let own = first.and_then(|first| self.aside.get(&first)?.own.as_ref());
+        if let Some(own) = own
             && seq == aside
         {
             return Some(own.at);

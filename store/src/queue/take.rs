@@ -202,16 +202,18 @@ impl Log {
 
     fn look(&mut self, max: u32, fenced: bool) -> Look {
         let held = self.lanes.as_ref().and_then(|lanes| lanes.first_held());
-        let aside = self.aside.first_key_value().map(|(&(_, seq), _)| seq);
+        let first = self.next_aside();
+        let aside = first.map(|(_, seq)| seq);
         if let Some(seq) = held.filter(|seq| aside.is_none_or(|aside| *seq < aside)) {
             return match self.look_in_log(max, fenced, seq) {
                 Look::Empty => self.look_held(seq, Source::Held, fenced),
                 found => found,
             };
         }
-        let Some(seq) = aside else {
+        let Some(standing) = first else {
             return self.look_in_log(max, fenced, Seq::MAX);
         };
+        let (_, seq) = standing;
         if seq >= self.cursor || planted(Planted::RequeueToTail) {
             let seq = match planted(Planted::RequeueToTail) {
                 true => Seq::MAX,
@@ -223,12 +225,12 @@ impl Log {
                 found => return found,
             }
         }
-        self.look_aside(max, fenced)
+        self.look_aside(standing, max, fenced)
     }
 
-    /// The first of those beside the cursor.
-    fn look_aside(&mut self, max: u32, fenced: bool) -> Look {
-        let Some((&(level, seq), aside)) = self.aside.first_key_value() else {
+    /// One of those beside the cursor, and those that follow it there.
+    fn look_aside(&mut self, (level, seq): Standing, max: u32, fenced: bool) -> Look {
+        let Some(aside) = self.aside.get(&(level, seq)) else {
             return Look::Empty;
         };
         let (own, redelivered) = (aside.own.clone(), aside.redelivered);
@@ -319,7 +321,7 @@ impl Log {
     /// The next messages whose keys have room: those that the cursor finds and those that were
     /// held take turns.
     fn take_by_key(&mut self, max: u32, now: Micros) -> Take {
-        if let Some((&(_, seq), _)) = self.aside.first_key_value() {
+        if let Some(standing @ (_, seq)) = self.next_aside() {
             // They came back, or were held back, and have no key.
             if seq >= self.cursor {
                 match self.take_idle(max, now, seq) {
@@ -327,7 +329,7 @@ impl Log {
                     taken => return taken,
                 }
             }
-            let found = self.look_aside(max, true);
+            let found = self.look_aside(standing, max, true);
             return self.take_found(found);
         }
         self.lanes_turn = !self.lanes_turn;

@@ -17,6 +17,7 @@ impl Shard {
         self.works |= arguments.work.is_some();
         self.blocks |= arguments.block;
         log.keep_order_by_key(arguments.partition.clone());
+        log.age_priorities(arguments.priority_ageing_ms);
         log.count_bodies(arguments.max_length_bytes.is_some());
         log.retain(arguments.retention.filter(|_| spec.durable));
         let saved_head = log.head();
@@ -89,6 +90,7 @@ impl Shard {
         self.works |= arguments.work.is_some();
         self.blocks |= arguments.block;
         queue.log.keep_order_by_key(arguments.partition.clone());
+        queue.log.age_priorities(arguments.priority_ageing_ms);
         queue.log.count_bodies(arguments.max_length_bytes.is_some());
         queue
             .log

@@ -326,8 +326,8 @@ impl Shard {
         }
     }
 
-    /// False when a queue would refuse one of so many messages, with so many bytes of body in all, or
-    /// stop its publisher.
+    /// False when a queue would refuse one of so many messages, with so many bytes of body in all,
+    /// or stop its publisher.
     pub(crate) fn has_room(&self, id: QueueId, count: u64, bytes: u64) -> bool {
         let limited = |q: &&Queue| q.arguments.reject_publish || q.arguments.block;
         let Some(queue) = self.queues.get(&id).filter(limited) else {

@@ -155,6 +155,8 @@ pub struct Arguments {
     pub max_length_bytes: Option<u64>,
     /// Highest priority that makes a difference; 0 without priorities.
     pub max_priority: u8,
+    /// A message that waits so long gains one priority; `None`: it gains none.
+    pub priority_ageing_ms: Option<u64>,
     pub reject_publish: bool,
     /// Publishers wait while it is full.
     pub block: bool,
@@ -182,6 +184,11 @@ pub struct Arguments {
     /// Settled messages are kept.
     pub retention: Option<Retention>,
 }
+
+/// By how long a wait, ms, a message gains one priority; 0 for none.
+pub const PRIORITY_AGEING: &str = "x-priority-ageing";
+/// A day: what gains no more than that gains nothing that anybody would notice.
+const PRIORITY_AGEING_MAX_MS: i64 = 86_400_000;
 
 /// What a full queue may do; `block` is ours.
 pub const OVERFLOW: [&str; 4] = ["drop-head", "reject-publish", "reject-publish-dlx", "block"];
@@ -396,6 +403,11 @@ impl Arguments {
         }))
     }
 
+    fn priority_ageing(asked: &Asked<'_>) -> Result<Option<u64>, Invalid> {
+        let ms = asked.within(PRIORITY_AGEING, 0, PRIORITY_AGEING_MAX_MS)?;
+        Ok(ms.map(i64::cast_unsigned).filter(|ms| *ms > 0))
+    }
+
     fn retention(asked: &Asked<'_>) -> Result<Option<Retention>, Invalid> {
         let ms = asked.within(RETAIN, RETAIN_MIN_MS, RETAIN_MAX_MS)?;
         let bytes = asked.within(RETAIN_BYTES, 1, RETAIN_MAX_BYTES)?;
@@ -442,6 +454,7 @@ impl Arguments {
             max_length: asked.number("x-max-length", 0)?,
             max_length_bytes: asked.number("x-max-length-bytes", 0)?,
             max_priority,
+            priority_ageing_ms: Self::priority_ageing(&asked)?,
             reject_publish: overflow.is_some_and(|word| word.starts_with("reject-publish")),
             block: overflow == Some("block"),
             bury_refused: overflow == Some("reject-publish-dlx"),
@@ -714,6 +727,16 @@ mod tests {
             ),
             ("x-consumer-timeout", Value::I32(-5), "{value_negative,-5}"),
             (
+                "x-priority-ageing",
+                Value::I64(86_400_001),
+                "86400001 is not within 0 to 86400000",
+            ),
+            (
+                "x-priority-ageing",
+                text("1000"),
+                "\"expected integer, got longstr\"",
+            ),
+            (
                 "x-deduplication-window",
                 Value::I32(999),
                 "999 is not within 1000 to 2592000000",
@@ -748,6 +771,8 @@ mod tests {
         }
         assert_eq!(refusal("x-delivery-limit", Value::I32(-1)), None);
         assert_eq!(refusal("x-queue-mode", text("lazy")), None);
+        assert_eq!(refusal("x-priority-ageing", Value::I32(0)), None);
+        assert_eq!(refusal("x-overflow", text("block")), None);
         assert_eq!(refusal("x-of-somebody", Value::Void), None);
     }
 }
