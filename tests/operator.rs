@@ -309,6 +309,10 @@ fn dead_messages_go_where_the_operator_says() -> Result<()> {
         rows.map(|row| row["routing key"].to_string()).collect()
     };
     ensure!(ids(&list).len() == 3, "{list}");
+    let signals = said(&server, &["queue", "signals", "work"])?;
+    ensure!(signals.contains("3 in work.dlq"), "{signals}");
+    let refusal = refused(&server, &["queue", "signals", "nowhere"])?;
+    assert_eq!(refusal, "error: no queue 'nowhere' in vhost '/'\n");
     let meant = said(&server, &["dead", "redrive", "work", "--dry-run"])?;
     ensure!(meant.contains('3'), "{meant}");
     let moved = said(&server, &["dead", "redrive", "work"])?;

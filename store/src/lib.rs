@@ -33,6 +33,7 @@ pub mod receive;
 pub mod replay;
 pub mod rules;
 pub mod shard;
+pub mod signals;
 pub mod sql;
 pub mod topology;
 
@@ -44,6 +45,7 @@ use queue::{Log, Marks, Piece, ReadBack, Stored};
 use shard::merge::Merge;
 use shard::time::NextTick;
 use shard::{Run, Shard};
+pub use signals::QueueStats;
 use topology::Exchange;
 use topology::arguments::Retention;
 
@@ -96,26 +98,6 @@ pub struct Fire {
     /// Raw AMQP properties.
     pub properties: Vec<u8>,
     pub body: Vec<u8>,
-}
-
-/// One queue, as metrics see it.
-#[derive(Clone, Debug)]
-pub struct QueueStats {
-    pub vhost: Arc<str>,
-    pub name: Arc<str>,
-    pub ready: u64,
-    pub unacked: u64,
-    pub waiting: u64,
-    pub consumers: u64,
-    pub oldest_ready_at: Option<Micros>,
-    pub ready_bytes: u64,
-    pub dead_letter: bool,
-    /// How long a delivery may be unsettled now, ms; none where the work rules do not hold.
-    pub lease_ms: Option<u64>,
-    /// Duplicates that were dropped since the start.
-    pub deduplicated: u64,
-    /// What is kept of its settled messages, where something is to be.
-    pub retained: Option<replay::Kept>,
 }
 
 /// A look at everything, for metrics.
@@ -433,26 +415,10 @@ impl Store {
     }
 
     pub fn stats(&self) -> Stats {
-        let shard = self.lock();
-        let queues = shard.queues.values().map(|queue| QueueStats {
-            vhost: queue.spec.vhost.clone(),
-            name: queue.spec.name.clone(),
-            ready: queue.log.ready(),
-            unacked: queue.log.unacked(),
-            waiting: queue.log.waiting.len() as u64,
-            consumers: queue.consumers.len() as u64,
-            oldest_ready_at: queue.log.oldest_ready_at(),
-            ready_bytes: queue.log.ready_bytes(),
-            dead_letter: queue.spec.name.ends_with(".dlq"),
-            lease_ms: queue.lease_ms(),
-            deduplicated: queue.deduplicated,
-            retained: queue.log.retained.as_ref().map(|retained| replay::Kept {
-                messages: retained.messages(),
-                bytes: retained.bytes(),
-            }),
-        });
+        let mut shard = self.lock();
+        let queues = shard.queue_stats();
         Stats {
-            queues: queues.collect(),
+            queues,
             connections: shard.connection_count(),
             channels: shard
                 .sessions
@@ -466,9 +432,12 @@ impl Store {
         }
     }
 
-    /// Settled messages that were kept long enough go; called about once a second.
+    /// What is due now and then: settled messages that were kept long enough go, and depths are
+    /// sampled. Called about once a second.
     pub fn end_retention(&self) {
-        self.lock().end_retention();
+        let mut shard = self.lock();
+        shard.end_retention();
+        shard.sample(clock::now());
     }
 
     /// Publishers must wait, or may go on as far as this cause goes.
@@ -655,9 +624,13 @@ async fn block_keys(
     for seqs in seqs.chunks(ROWS_TOGETHER) {
         let rows = backend.read_waiting(id, seqs.to_vec()).await;
         for row in rows.map_err(|e| Error::Io(e.to_string()))? {
-            let decoded = log::segment::decode(&row.index, row.data, row.seq, row.due_at);
+            let (aged, data) = (row.is_aged(), row.data);
+            let decoded = log::segment::decode(&row.index, data, row.seq, row.due_at);
             let piece = decoded.and_then(|decoded| decoded.pieces.into_iter().next());
             if let (Some(piece), Some(queue)) = (piece, shard.queues.get_mut(&id)) {
+                if aged {
+                    queue.log.since.insert(row.seq, row.accepted_at);
+                }
                 queue.log.parked_by_key(row.seq, &piece);
             }
         }

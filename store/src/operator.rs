@@ -380,7 +380,7 @@ impl Store {
 }
 
 impl Shard {
-    fn dead_letter_queue(&mut self, vhost: &str, queue: &str) -> Result<String> {
+    pub(crate) fn dead_letter_queue(&mut self, vhost: &str, queue: &str) -> Result<String> {
         let id = self.queue(0, vhost, queue)?;
         let absent = |detail: String| Error::NotFound {
             noun: Noun::Queue,

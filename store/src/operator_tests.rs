@@ -106,6 +106,10 @@ impl World {
         self.store.on_disk().await.expect("on disk");
     }
 
+    pub(crate) async fn after_a_crash(self) -> Self {
+        world(self.memory.crash()).await
+    }
+
     pub(crate) async fn ended(&self, id: &str) -> RedriveRow {
         loop {
             let row = self.store.redrive_of(id).expect("known");

@@ -39,10 +39,6 @@ impl World {
         let id = begun.await.expect("begun").id;
         self.ended(&id).await
     }
-
-    async fn after_a_crash(self) -> Self {
-        world(self.memory.crash()).await
-    }
 }
 
 fn from(source: &str) -> Redrive {

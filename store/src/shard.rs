@@ -24,6 +24,7 @@ use crate::model::*;
 use crate::planted::{Planted, planted};
 use crate::policy::Policies;
 use crate::queue::consumers::{ChannelKey, Consumer, Consumers};
+use crate::queue::growth::Growth;
 use crate::queue::{Log, Piece, ReadBack, Row, Take};
 use crate::rules::attempt::{self, Failure, Fault};
 use crate::rules::dead_letter::{self, Attempts, Reason};
@@ -62,6 +63,7 @@ pub(crate) mod replay;
 mod reply;
 mod route;
 mod settle;
+pub(crate) mod signals;
 pub(crate) mod sweep;
 mod taken;
 pub(crate) mod time;
@@ -177,6 +179,8 @@ pub(crate) struct Unacked {
     patience_ms: u64,
     /// When it was handed out, where that is measured; 0 elsewhere.
     started: Micros,
+    /// When it was handed out, to the second.
+    handed_at: Micros,
     /// It returns at its deadline, whatever the queue's rules.
     leased: bool,
 }
@@ -259,6 +263,7 @@ pub(crate) struct Queue {
     stops_publishers: bool,
     /// Failed attempts that the messages' headers do not have yet, as they came back at once.
     failures: HashMap<Seq, Vec<Failure>, RandomState>,
+    growth: Growth,
 }
 
 struct Ticket {
@@ -371,6 +376,10 @@ pub struct Shard {
     /// What is published now passed an exchange whose keys go to the disk, and so it does before
     /// anybody sees it or hears of it.
     disk_first: bool,
+    /// The time of the newest second, for what need not be told more exactly.
+    second: Micros,
+    /// When depths were sampled last.
+    sampled_at: Micros,
 }
 
 impl Shard {
@@ -423,6 +432,8 @@ impl Shard {
             copies: Vec::new(),
             taken: None,
             disk_first: false,
+            second: clock::now(),
+            sampled_at: 0,
         }
     }
 
@@ -638,6 +649,7 @@ impl Unacked {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            handed_at: 0,
             leased: false,
         }
     }
@@ -659,6 +671,7 @@ impl Unacked {
             deadline: self.deadline,
             patience_ms: self.patience_ms,
             started: self.started,
+            handed_at: self.handed_at,
             leased: self.leased,
             ..self.empty()
         };

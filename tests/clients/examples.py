@@ -28,7 +28,8 @@ EXAMPLES = CLIENTS.parent.parent / "examples"
 PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
           "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
-          "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip", "thumbnails"]
+          "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip", "thumbnails",
+           "transfers"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -168,6 +169,16 @@ def order_by_key(language, command, join):
         program.ends()
 
 
+def signals(language, *command):
+    """The account that failed is named first, and two stand behind its head."""
+    with Program(language, *command) as program:
+        program.expect("^dead letters at first: 0$")
+        program.expect("^ready 3, waiting 1$")
+        program.expect("^ada: backoff, 2 behind$")
+        program.expect("^bob: ready, 0 behind$")
+        program.ends()
+
+
 def retries(language, *command):
     """One payment succeeds at its third attempt, the other dies after two."""
     with Program(language, *command) as program:
@@ -301,6 +312,14 @@ def python_order_by_key():
 
 def node_order_by_key():
     order_by_key("node", ("node", "order_by_key.js"), " ")
+
+
+def python_signals():
+    signals("python", PYTHON, "signals.py")
+
+
+def node_signals():
+    signals("node", "node", "signals.js")
 
 
 def python_call():
@@ -437,6 +456,7 @@ def checks(language):
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
                 yield from (python_leases, python_http_worker, python_replay, python_operate, python_backpressure)
+                yield from (python_signals,)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
@@ -445,6 +465,7 @@ def checks(language):
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
                 yield from (node_leases, node_http_worker, node_replay, node_operate, node_backpressure)
+                yield from (node_signals,)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

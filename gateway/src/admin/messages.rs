@@ -15,6 +15,7 @@ use store::operator::{Redrive, Which};
 use store::page::{Page, Seen};
 use store::rules::dead_letter;
 use store::rules::filter::Filter;
+use store::signals::{KEYS_MAX, Signals};
 
 use super::{Answer, Span};
 use crate::definitions::from_table;
@@ -77,6 +78,10 @@ pub enum Verb {
         /// The first place that is not meant.
         until: Option<u64>,
         how: How,
+    },
+    /// Depths, ages, growth, and so many keys.
+    Signals {
+        keys: u32,
     },
     Pause,
     Resume,
@@ -171,6 +176,11 @@ pub(super) async fn run(store: &Store, ask: Ask) -> Result<Answer, String> {
                 ..Redrive::default()
             };
             begin(store, asked, how).await
+        }
+        Verb::Signals { keys } => {
+            let keys = keys.clamp(1, KEYS_MAX as u32) as usize;
+            let found = store.signals(at, keys).await.map_err(text)?;
+            Ok(Answer::Text(signals(found)))
         }
         Verb::Pause => paused(store, at, true).await,
         Verb::Resume => paused(store, at, false).await,
@@ -330,6 +340,55 @@ fn whole(seen: &Seen) -> String {
         "body": shown,
     });
     format!("{described:#}\n")
+}
+
+fn signals(found: Signals) -> String {
+    let age = |at: Option<Micros>| match at {
+        None => "-".to_owned(),
+        Some(at) => format!("{:.1} s", (found.at - at).max(0) as f64 / 1e6),
+    };
+    let (minute, five) = (found.growth.minute(), found.growth.five_minutes());
+    let dead = match (&found.dead_letter_queue, found.dead_letters) {
+        (Some(queue), Some(count)) => format!("{count} in {queue}"),
+        _ => "dropped".to_owned(),
+    };
+    let mut out = String::new();
+    for (name, value) in [
+        ("ready", found.ready.to_string()),
+        ("unacked", found.unacked.to_string()),
+        ("waiting", found.waiting.to_string()),
+        ("consumers", found.consumers.to_string()),
+        ("dead", dead),
+        (
+            "growth",
+            format!("{minute:+.1}/s over 1m, {five:+.1}/s over 5m"),
+        ),
+        ("oldest ready", age(found.oldest_ready_at)),
+        ("oldest unacked", age(found.oldest_unacked_at)),
+    ] {
+        out.push_str(&format!("{name:<16}{value}\n"));
+    }
+    let Some(keys) = found.keys else {
+        return out;
+    };
+    let columns = ("head of key", "age", "behind", "state", "key");
+    let (seq, old, behind, state, key) = columns;
+    out.push_str(&format!("{seq:<16}{old:<12}{behind:<10}{state:<10}{key}\n"));
+    for head in keys.heads {
+        let (old, state) = (age(head.accepted_at), head.state.as_str());
+        // What a publisher wrote must not move a terminal's cursor.
+        let key = head
+            .key
+            .unwrap_or_else(|| "?".into())
+            .escape_debug()
+            .to_string();
+        let (seq, behind) = (head.seq, head.behind);
+        out.push_str(&format!("{seq:<16}{old:<12}{behind:<10}{state:<10}{key}\n"));
+    }
+    if keys.partial {
+        out.push_str("There is more than was looked at.\n");
+    }
+    out
 }
 
 fn redrive_table(rows: impl IntoIterator<Item = RedriveRow>) -> Answer {

@@ -8,6 +8,9 @@ use super::operate::In;
 use crate::admin::messages::{self, Ask, Meant, Verb};
 use crate::admin::{Command, Span};
 
+/// Keys shown when nothing is said: the worst of them, on one screen.
+const KEYS_DEFAULT: u32 = 10;
+
 /// The dead messages of a queue, wherever they went.
 #[derive(Subcommand)]
 pub(super) enum Dead {
@@ -37,6 +40,15 @@ pub(super) enum Messages {
     Pause(Of),
     /// Hand out messages again.
     Resume(Of),
+    /// How the queue is: depths, ages, growth, dead letters; with order by key the keys whose heads
+    /// are oldest.
+    Signals {
+        #[command(flatten)]
+        of: Of,
+        /// How many keys, up to 100.
+        #[arg(long, default_value_t = KEYS_DEFAULT)]
+        keys: u32,
+    },
     /// List messages without consuming them.
     Peek {
         #[command(flatten)]
@@ -250,6 +262,7 @@ impl From<Messages> for Command {
         Self::Messages(match messages {
             Messages::Pause(of) => ask(of, None, Verb::Pause),
             Messages::Resume(of) => ask(of, None, Verb::Resume),
+            Messages::Signals { of, keys } => ask(of, None, Verb::Signals { keys }),
             Messages::Peek { list, waiting } => list.ask(|span| Verb::List { waiting, span }),
             Messages::Show(One { of, seq }) => ask(of, None, Verb::Show { seq }),
             Messages::Purge {

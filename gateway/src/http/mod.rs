@@ -43,6 +43,9 @@ mod replays;
 mod schedules;
 mod serve;
 #[cfg(test)]
+mod signal_tests;
+mod signals;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod worker_tests;
@@ -85,6 +88,7 @@ pub fn router(app: App) -> Router {
         .routes(routes!(leases::extend))
         .routes(routes!(leases::release))
         .routes(routes!(leases::by_verb))
+        .routes(routes!(signals::read))
         .routes(routes!(queues::purge))
         .routes(routes!(queues::dead))
         .routes(routes!(queues::purge_dead))

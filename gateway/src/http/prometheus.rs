@@ -115,6 +115,7 @@ impl Page {
             queues,
             age,
         );
+        self.signals(queues, now);
         let name = "leveret_queue_messages_deduplicated_total";
         self.head(name, "counter", "Duplicates that the queue dropped.");
         for queue in queues.iter().filter(|queue| queue.deduplicated > 0) {
@@ -160,6 +161,53 @@ impl Page {
                 &[("vhost", &queue.vhost), ("queue", &queue.name)],
                 count,
             );
+        }
+    }
+
+    /// What alerts ask for, beside the depths: one line for each queue, however many keys it has.
+    fn signals(&mut self, queues: &[QueueStats], now: i64) {
+        let name = "leveret_queue_head_of_line_seconds";
+        self.head(
+            name,
+            "gauge",
+            "Age of the oldest head of a key that is out, in backoff or held; 0 when there is none.",
+        );
+        for queue in queues.iter().filter(|queue| queue.keeps_order) {
+            let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
+            let age = queue.head_of_line_at.map_or(0, |at| (now - at).max(0));
+            self.line(name, &labels, age as f64 / 1e6);
+        }
+        let name = "leveret_queue_growth_messages_per_second";
+        self.head(
+            name,
+            "gauge",
+            "Growth of the queue's depth; negative while it shrinks.",
+        );
+        for queue in queues {
+            let means = [
+                ("1m", queue.growth.minute()),
+                ("5m", queue.growth.five_minutes()),
+            ];
+            for (window, rate) in means {
+                let labels = [
+                    ("vhost", &*queue.vhost),
+                    ("queue", &*queue.name),
+                    ("window", window),
+                ];
+                self.line(name, &labels, rate);
+            }
+        }
+        let name = "leveret_queue_dead_letters";
+        self.head(
+            name,
+            "gauge",
+            "Messages in the dead-letter queue of this queue.",
+        );
+        for queue in queues {
+            let labels = [("vhost", &*queue.vhost), ("queue", &*queue.name)];
+            if let Some(count) = queue.dead_letters {
+                self.line(name, &labels, count);
+            }
         }
     }
 

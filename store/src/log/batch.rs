@@ -132,6 +132,8 @@ pub struct WaitingRow {
     pub seq: Seq,
     pub due_at: Micros,
     pub attempt: u32,
+    /// When the queue took it; 0 where that is not known.
+    pub accepted_at: Micros,
     /// A one-message segment in `log::segment` layout.
     pub index: Vec<u8>,
     pub data: Vec<u8>,
@@ -142,12 +144,19 @@ impl WaitingRow {
     /// how often one of the log came back.
     pub const COUNT_ONLY: Micros = Micros::MIN;
 
+    /// True for a message that failed, whose age counts from when it was accepted. A delayed one
+    /// begins to age when its delay is over.
+    pub fn is_aged(&self) -> bool {
+        self.attempt > 0 && self.accepted_at > 0
+    }
+
     pub fn count(queue: QueueId, seq: Seq, attempt: u32) -> Self {
         Self {
             queue,
             seq,
             due_at: Self::COUNT_ONLY,
             attempt,
+            accepted_at: 0,
             index: Vec::new(),
             data: Vec::new(),
         }

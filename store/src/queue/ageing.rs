@@ -38,7 +38,7 @@ impl Log {
                 break;
             };
             let (level, _) = first;
-            let rank = rank(level, self.accepted_at(level), self.ageing);
+            let rank = rank(level, self.oldest_of(level), self.ageing);
             // Of two that are alike the higher priority goes first.
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, first));
@@ -49,7 +49,7 @@ impl Log {
     }
 
     /// When the oldest of a level was accepted.
-    fn accepted_at(&self, level: u8) -> Micros {
+    fn oldest_of(&self, level: u8) -> Micros {
         let mut oldest = Micros::MAX;
         let all = self.aside.range((level, 0)..=(level, Seq::MAX));
         for (&(_, seq), aside) in all.take(LOOK_MAX) {

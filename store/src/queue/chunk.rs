@@ -8,6 +8,7 @@
 //! ```
 
 use crate::model::{Micros, SegmentId, Seq};
+use crate::queue::ages::Times;
 use crate::queue::{Piece, Thrift};
 
 /// How far a chunk is on its way to disk.
@@ -64,6 +65,8 @@ pub struct Chunk {
     pub noted: bool,
     /// What its row holds, once it has one.
     pub row: Row,
+    /// When its messages were accepted, while their contents are on disk.
+    times: Times,
 }
 
 impl Chunk {
@@ -90,6 +93,7 @@ impl Chunk {
             stays: false,
             noted: false,
             row: Row::default(),
+            times: Times::default(),
         }
     }
 
@@ -465,6 +469,7 @@ impl Chunk {
             return 0;
         }
         self.resident = false;
+        self.times = Times::of(&self.pieces);
         self.pieces = Vec::new();
         self.bytes
     }
@@ -497,7 +502,36 @@ impl Chunk {
         (self.bytes, gaps)
     }
 
+    /// When a message was accepted; while its content is on disk, or it left the chunk, this may
+    /// be earlier by a sixteenth of the chunk's span.
     pub fn accepted_at(&self, seq: Seq) -> Micros {
-        self.find(seq).map_or(self.at, |(piece, _)| piece.at)
+        let found = self.find(seq).map(|(piece, _)| piece.at);
+        found.or_else(|| self.times.at(seq)).unwrap_or(self.at)
+    }
+
+    /// The first unsettled seq at or after `from`.
+    pub fn first_unsettled(&self, from: Seq) -> Option<Seq> {
+        let mut seqs = from.max(self.done)..=self.last;
+        seqs.find(|&seq| !self.is_settled(seq))
+    }
+
+    /// Runs (first, end) of unsettled seqs at or after `from`, which end behind `most` messages.
+    pub fn unsettled_runs(&self, from: Seq, most: u32) -> Vec<(Seq, Seq)> {
+        let mut runs: Vec<(Seq, Seq)> = Vec::new();
+        let mut left = most;
+        for seq in from.max(self.done)..=self.last {
+            if left == 0 {
+                break;
+            }
+            if self.is_settled(seq) {
+                continue;
+            }
+            left -= 1;
+            match runs.last_mut().filter(|(_, end)| *end == seq) {
+                Some((_, end)) => *end += 1,
+                None => runs.push((seq, seq + 1)),
+            }
+        }
+        runs
     }
 }

@@ -27,6 +27,8 @@ use crate::topology::arguments::Partition;
 pub(super) const HELD_MAX: usize = 1 << 20;
 /// Seqs whose keys lie in one page: a message that stays long pins 8 KiB.
 const PAGE: u64 = 1024;
+/// Characters of a key that people are shown: a line's worth.
+const TEXT_MAX: usize = 100;
 
 /// A key's fingerprint; 0 for a message without one. Two keys with one fingerprint would wait for
 /// each other, and nothing worse.
@@ -53,8 +55,8 @@ pub(super) struct Lanes {
     lanes: HashMap<Key, Lane, RandomState>,
     /// Keys of messages that are out or held, by page.
     pages: BTreeMap<u64, Page>,
-    /// Keys of messages in a backoff that blocks.
-    parked: HashMap<Seq, Key, RandomState>,
+    /// Keys of messages in a backoff that blocks, by seq.
+    parked: BTreeMap<Seq, Key>,
     /// All held messages.
     order: BTreeSet<Seq>,
     /// Held messages that came back, or have their content beside the log.
@@ -82,7 +84,7 @@ impl Lanes {
             partition,
             lanes: HashMap::default(),
             pages: BTreeMap::new(),
-            parked: HashMap::default(),
+            parked: BTreeMap::new(),
             order: BTreeSet::new(),
             asides: HashMap::default(),
             free: VecDeque::new(),
@@ -103,12 +105,35 @@ impl Lanes {
     }
 
     pub(super) fn key_of(&self, block: &Block, index: usize) -> Key {
-        if block.entries[index].flags & Entry::HAS_HEADERS == 0 {
-            return 0;
-        }
-        let headers = properties::headers(block.properties(index));
-        let value = headers.and_then(|raw| field::raw(raw, self.partition.header.as_bytes()));
-        value.map_or(0, fingerprint)
+        key_in(&self.partition.header, block, index)
+    }
+
+    /// Every message that is out, held or in a backoff that blocks, with its key, in seq order. A
+    /// step is a slot of a page, whether there is a message or not (`None`), so that whoever
+    /// counts steps bounds the time.
+    pub(super) fn line(&self) -> impl Iterator<Item = Option<(Seq, Key)>> {
+        let slots = self.pages.iter().flat_map(|(&number, page)| {
+            let keys = page.keys.iter().zip(number * PAGE..);
+            keys.map(|(&key, seq)| (seq, key))
+        });
+        let mut slots = slots.peekable();
+        let mut parked = self.parked.iter().map(|(&seq, &key)| (seq, key)).peekable();
+        std::iter::from_fn(move || {
+            let slot = slots.peek().map(|slot| slot.0);
+            let first = parked.next_if(|one| slot.is_none_or(|slot| one.0 < slot));
+            let found = first.or_else(|| slots.next())?;
+            Some((found.1 != 0).then_some(found))
+        })
+    }
+
+    /// The oldest message that is out, held or in a backoff that blocks.
+    pub(super) fn first_in_line(&self) -> Option<Seq> {
+        self.line().flatten().next().map(|(seq, _)| seq)
+    }
+
+    /// Messages held behind a key.
+    pub(super) fn held_of(&self, key: Key) -> usize {
+        self.lanes.get(&key).map_or(0, |lane| lane.held.len())
     }
 
     /// The clock, for keys that rest.
@@ -425,10 +450,40 @@ impl Lanes {
     }
 }
 
+/// The key of a message in this header; 0 when there is none.
+pub(crate) fn key_in(header: &str, block: &Block, index: usize) -> Key {
+    value_in(header, block, index).map_or(0, fingerprint)
+}
+
+/// The key and how people write it; `None` when there is none.
+pub(crate) fn key_and_text(header: &str, block: &Block, index: usize) -> Option<(Key, String)> {
+    let value = value_in(header, block, index)?;
+    Some((fingerprint(value), text(value)))
+}
+
+fn value_in<'a>(header: &str, block: &'a Block, index: usize) -> Option<(u8, &'a [u8])> {
+    if block.entries[index].flags & Entry::HAS_HEADERS == 0 {
+        return None;
+    }
+    let headers = properties::headers(block.properties(index))?;
+    field::raw(headers, header.as_bytes())
+}
+
 /// Whole numbers of any width are equal by value; anything else by its bytes.
 fn fingerprint((letter, bytes): (u8, &[u8])) -> Key {
     let mut hasher = FixedState::default().build_hasher();
-    let number = match (letter, bytes) {
+    match number(letter, bytes) {
+        Some(number) => hasher.write_i64(number),
+        None => {
+            hasher.write_u8(letter);
+            hasher.write(bytes);
+        }
+    }
+    hasher.finish().max(1)
+}
+
+fn number(letter: u8, bytes: &[u8]) -> Option<i64> {
+    match (letter, bytes) {
         (b'b', [a]) => Some(i64::from(*a as i8)),
         (b'B', [a]) => Some(i64::from(*a)),
         (b's', [a, b]) => Some(i64::from(i16::from_be_bytes([*a, *b]))),
@@ -437,13 +492,29 @@ fn fingerprint((letter, bytes): (u8, &[u8])) -> Key {
         (b'i', [a, b, c, d]) => Some(i64::from(u32::from_be_bytes([*a, *b, *c, *d]))),
         (b'l' | b'L', bytes) => bytes.first_chunk().map(|word| i64::from_be_bytes(*word)),
         _ => None,
-    };
-    match number {
-        Some(number) => hasher.write_i64(number),
-        None => {
-            hasher.write_u8(letter);
-            hasher.write(bytes);
-        }
     }
-    hasher.finish().max(1)
+}
+
+/// A number in digits, a text as it is, anything else in hexadecimal; never longer than is read.
+fn text((letter, bytes): (u8, &[u8])) -> String {
+    if let Some(number) = number(letter, bytes) {
+        return number.to_string();
+    }
+    if let (b't', [truth]) = (letter, bytes) {
+        return (*truth != 0).to_string();
+    }
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(text) if matches!(letter, b'S' | b'x') => text.to_owned(),
+        _ => bytes
+            .iter()
+            .take(TEXT_MAX)
+            .fold(String::new(), |mut out, byte| {
+                out.push_str(&format!("{byte:02x}"));
+                out
+            }),
+    };
+    match whole.char_indices().nth(TEXT_MAX) {
+        None => whole,
+        Some((end, _)) => format!("{}…", &whole[..end]),
+    }
 }

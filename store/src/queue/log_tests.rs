@@ -4,7 +4,7 @@ use amqp::content::Address;
 
 use super::*;
 
-fn piece(count: u32, persistent: bool) -> Piece {
+pub(super) fn piece(count: u32, persistent: bool) -> Piece {
     let properties = properties::Properties {
         delivery_mode: persistent.then_some(2),
         ..Default::default()

@@ -25,11 +25,13 @@ use crate::planted::{Planted, planted};
 use crate::topology::arguments::{Partition, Retention};
 
 mod ageing;
+mod ages;
 mod browse;
 mod chunk;
 pub mod consumers;
 mod counts;
 mod disk;
+pub mod growth;
 mod lanes;
 pub mod merge;
 pub mod retained;
@@ -47,10 +49,12 @@ mod model_tests;
 #[cfg(test)]
 pub(crate) mod places;
 
+pub use ages::{Content, Head, HeadState, Heads, Stretch};
 pub use browse::Browse;
 pub use chunk::{Chunk, Place, Row};
 pub use disk::{Marks, Stored};
 use lanes::Lanes;
+pub(crate) use lanes::{key_and_text, key_in};
 pub use merge::Thrift;
 use retained::Retained;
 pub use waiting::{Parked, Waiting};
@@ -238,6 +242,8 @@ pub struct Log {
     out: HashMap<Seq, Out, RandomState>,
     pub attempts: HashMap<Seq, u32, RandomState>,
     counts: counts::Counts,
+    /// When messages were accepted that have waited since and live outside the chunks.
+    pub since: HashMap<Seq, Micros, RandomState>,
     /// Messages outside the log that wait in rows.
     pub waiting: Waiting,
     /// Contents of waiting messages: those of a queue that is not durable, and those that are due
@@ -461,11 +467,12 @@ impl Log {
 
     fn forget(&mut self, from: Seq, end: Seq) {
         for seq in from..end {
-            if self.attempts.is_empty() && self.out.is_empty() {
+            if self.attempts.is_empty() && self.out.is_empty() && self.since.is_empty() {
                 return;
             }
             self.forget_count(seq);
             self.out.remove(&seq);
+            self.since.remove(&seq);
         }
     }
 
@@ -527,7 +534,9 @@ impl Log {
         if let Some(lanes) = &mut self.lanes {
             lanes.park(seq);
         }
+        let accepted = self.accepted_at(seq);
         self.settle(seq, 1);
+        self.since.extend(accepted.map(|at| (seq, at)));
         self.wait(seq, due, failures, in_row);
         if self.lanes.as_ref().is_some_and(|lanes| lanes.blocks(seq)) {
             self.waiting.hurry(seq);
@@ -554,6 +563,7 @@ impl Log {
             lanes.cancel(seq);
         }
         self.attempts.remove(&seq);
+        self.since.remove(&seq);
         self.parked.remove(seq);
         if self.waiting.in_rows {
             self.dead_rows.push(seq);
@@ -599,33 +609,6 @@ impl Log {
     /// Memory of contents that came out of rows and that no consumer has: they cannot leave it.
     pub fn read_back_bytes(&self) -> u64 {
         self.own_bytes + self.parked.bytes()
-    }
-
-    /// When the oldest ready message was accepted.
-    pub fn oldest_ready_at(&self) -> Option<Micros> {
-        if self.ready == 0 {
-            return None;
-        }
-        let first = self.next_aside();
-        let aside = first.map_or(Seq::MAX, |(_, seq)| seq);
-        let seq = aside.min(self.cursor);
-        let held = self.lanes.as_ref().and_then(|lanes| lanes.first_held());
-        if let Some(held) = held.filter(|held| *held < seq) {
-            let own = self.lanes.as_ref().and_then(|lanes| lanes.aside(held));
-            if let Some(own) = own.and_then(|aside| aside.own.as_ref()) {
-                return Some(own.at);
-            }
-            let at = self.chunk_of(held)?;
-            return Some(self.chunks[at].accepted_at(held));
-        }
-        let own = first.and_then(|first| self.aside.get(&first)?.own.as_ref());
-        if let Some(own) = own
-            && seq == aside
-        {
-            return Some(own.at);
-        }
-        let at = self.chunks.partition_point(|chunk| chunk.last < seq);
-        self.chunks.get(at).map(|chunk| chunk.accepted_at(seq))
     }
 
     /// True when some message may carry an expiration of its own.

@@ -85,8 +85,8 @@ impl Log {
             ));
         }
         let counted = |seq: &&Seq| !out.contains_key(seq);
-        match self.attempts.keys().find(counted) {
-            Some(seq) => Err(format!("attempts of {seq}, which is settled")),
+        match self.attempts.keys().chain(self.since.keys()).find(counted) {
+            Some(seq) => Err(format!("attempts or an age of {seq}, which is settled")),
             None => Ok(out),
         }
     }

@@ -553,6 +553,7 @@ impl Log {
             *total += piece.body_bytes();
         }
         self.own_bytes += piece.memory_bytes();
+        self.since.entry(seq).or_insert(piece.at);
         let level = self.level(piece.entry(0).priority);
         let lanes = self.lanes.as_ref();
         let key = lanes.map_or(0, |lanes| lanes.key_of(&piece.block, piece.index(0)));

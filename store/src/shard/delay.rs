@@ -48,6 +48,7 @@ impl Shard {
                 seq,
                 due_at,
                 attempt: 0,
+                accepted_at: now,
                 index,
                 data,
             });

@@ -289,6 +289,7 @@ impl Shard {
                 deadline,
                 patience_ms: patience.unwrap_or(0),
                 started: if is_measured { now } else { 0 },
+                handed_at: now.max(self.second),
                 leased,
             });
         }

@@ -334,6 +334,7 @@ mod tests {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            handed_at: 0,
             leased: false,
         }
     }

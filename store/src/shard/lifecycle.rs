@@ -55,6 +55,7 @@ impl Shard {
             throttled: false,
             stops_publishers: false,
             failures: HashMap::default(),
+            growth: Growth::default(),
         };
         queue.set_window(window);
         self.queues.insert(id, queue);

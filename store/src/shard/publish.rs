@@ -191,6 +191,7 @@ impl Shard {
                 seq,
                 due_at: now,
                 attempt: 0,
+                accepted_at: now,
                 index,
                 data,
             });

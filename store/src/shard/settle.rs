@@ -266,6 +266,7 @@ impl Shard {
                     seq,
                     due_at: clock::now(),
                     attempt: queue.log.attempts.get(&seq).copied().unwrap_or(0),
+                    accepted_at: queue.log.since.get(&seq).copied().unwrap_or(0),
                     index,
                     data,
                 };
@@ -422,12 +423,13 @@ impl Shard {
                 seq,
                 due_at,
                 attempt: failures,
+                accepted_at: queue.log.since.get(&seq).copied().unwrap_or(0),
                 index,
                 data,
             };
             self.pending.waiting.push(row);
         } else {
-            let piece = Piece::new(seq, 1, Arc::new(block), 0, now);
+            let piece = Piece::new(seq, 1, Arc::new(block), 0, due_at);
             queue.log.parked.insert(seq, piece);
         }
         self.watch(id);
@@ -460,7 +462,8 @@ impl Shard {
 
     /// A waiting row was read: its time has come, or comes soon.
     pub(crate) fn woken(&mut self, row: &WaitingRow) {
-        let Some(decoded) = segment::decode(&row.index, row.data.clone(), row.seq, clock::now())
+        // Its age as a ready message begins here, also after a restart.
+        let Some(decoded) = segment::decode(&row.index, row.data.clone(), row.seq, row.due_at)
         else {
             return;
         };
@@ -472,6 +475,9 @@ impl Shard {
         };
         // The row of an earlier failure, while that of the newest one is still under way.
         let old = row.attempt != queue.log.attempts.get(&row.seq).copied().unwrap_or(0);
+        if row.is_aged() && queue.log.is_waiting(row.seq) {
+            queue.log.since.entry(row.seq).or_insert(row.accepted_at);
+        }
         match queue.log.waiting.due_of(row.seq).filter(|_| !old) {
             Some(due) if queue.log.waiting.is_told(due) || planted(Planted::WokenEarly) => {
                 self.wake(row.queue, row.seq, piece);
@@ -568,6 +574,7 @@ mod tests {
             deadline: None,
             patience_ms: 0,
             started: 0,
+            handed_at: 0,
             leased: false,
         }
     }

@@ -232,6 +232,7 @@ pub(super) fn waiting(queue: u64, seq: u64, attempt: u32) -> WaitingRow {
         seq,
         due_at: 5_000 + seq as i64,
         attempt,
+        accepted_at: 1_000 + i64::from(attempt),
         index: vec![attempt as u8; 4],
         data: vec![seq as u8; 40],
     }

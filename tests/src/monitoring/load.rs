@@ -10,6 +10,7 @@
 //! | `flaky` | a work queue with one retry: refused twice, retried once, dead-lettered |
 //! | `strict` | a work queue without a retry: refused once, dead-lettered |
 //! | `patient` | a work queue whose retry is an hour away: one message waits |
+//! | `keyed` | order by key: a message waits an hour for its retry, and another stands behind it |
 //! | `short` | messages that expire at once |
 //! | `backlog` | messages that nobody consumes |
 //! | `held` | messages that a consumer keeps unacked |
@@ -157,6 +158,11 @@ impl Client {
             let arguments = [("x-retry-limit", limit), ("x-retry-delay", delay)];
             self.declare(queue, &arguments).await?;
         }
+        let mut by_key = FieldTable::default();
+        let header = AMQPValue::LongString("account".into());
+        by_key.insert("x-partition-header".into(), header);
+        by_key.insert("x-retry-delay".into(), AMQPValue::LongInt(3_600_000));
+        self.declare_with("keyed", by_key).await?;
         self.declare("short", &[("x-message-ttl", 0)]).await?;
         for queue in ["orders", "backlog", "held", "fib"] {
             self.declare(queue, &[]).await?;
@@ -166,8 +172,11 @@ impl Client {
         let mut holder = consume(&self.connection.create_channel().await?, "held").await?;
         holder.next().await.context("nothing to hold")??;
         self.holder = Some(holder);
-        self.publish("patient", false).await?;
-        self.refuse("patient").await
+        for queue in ["patient", "keyed"] {
+            self.publish(queue, false).await?;
+            self.refuse(queue).await?;
+        }
+        self.publish("keyed", false).await
     }
 
     async fn declare(&self, queue: &str, arguments: &[(&str, i32)]) -> Result<()> {
@@ -175,6 +184,10 @@ impl Client {
         for (name, number) in arguments {
             table.insert((*name).into(), AMQPValue::LongInt(*number));
         }
+        self.declare_with(queue, table).await
+    }
+
+    async fn declare_with(&self, queue: &str, table: FieldTable) -> Result<()> {
         let options = QueueDeclareOptions {
             durable: true,
             ..Default::default()
@@ -214,7 +227,11 @@ impl Client {
             mandatory,
             ..Default::default()
         };
-        let properties = BasicProperties::default().with_delivery_mode(2);
+        let mut headers = FieldTable::default();
+        headers.insert("account".into(), AMQPValue::LongString("ada".into()));
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_headers(headers);
         let body = b"sixteen bytes...";
         let sent = self
             .channel

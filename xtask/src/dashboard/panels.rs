@@ -1,7 +1,8 @@
 //! What the dashboard shows: rows of panels, each with its queries.
 //!
 //! Keeps: one place for every query. In a query, `{node}` and `{queue}` stand for the selectors
-//! that the reader chose, and `[span]` for the range that fits the picture's resolution.
+//! that the reader chose (`{queue 5m}`: and a mean's window), and `[span]` for the range that fits
+//! the picture's resolution.
 //! Never: knows Grafana's form; `dashboard` does.
 //! In: `dashboard`.
 
@@ -216,6 +217,26 @@ pub(super) const ROWS: &[Row] = &[
                 queries: &[(
                     "{{vhost}} {{queue}}",
                     "topk(15, max by (vhost, queue) (leveret_queue_oldest_ready_age_seconds{queue}))",
+                )],
+            },
+            Panel {
+                title: "Head of line",
+                about: "Age of the oldest message that holds, or is held by, its key: how long the slowest key has stood.",
+                form: Form::Lines,
+                unit: "s",
+                queries: &[(
+                    "{{vhost}} {{queue}}",
+                    "topk(15, max by (vhost, queue) (leveret_queue_head_of_line_seconds{queue}))",
+                )],
+            },
+            Panel {
+                title: "Growth",
+                about: "How much more comes than is settled, over five minutes; below zero a queue is worked off.",
+                form: Form::Lines,
+                unit: "suffix:/s",
+                queries: &[(
+                    "{{vhost}} {{queue}}",
+                    "topk(15, sum by (vhost, queue) (leveret_queue_growth_messages_per_second{queue 5m}))",
                 )],
             },
             Panel {
@@ -478,6 +499,10 @@ pub(super) fn query(short: &str) -> String {
         (
             "{queue}",
             r#"{instance=~"$instance",vhost=~"$vhost",queue=~"$queue"}"#,
+        ),
+        (
+            "{queue 5m}",
+            r#"{instance=~"$instance",vhost=~"$vhost",queue=~"$queue",window="5m"}"#,
         ),
         ("[span]", "[$__rate_interval]"),
     ];

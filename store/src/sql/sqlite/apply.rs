@@ -405,6 +405,7 @@ async fn put_waiting(
             script.number(row.seq)?;
             script.value(row.due_at)?;
             script.value(row.attempt)?;
+            script.value(row.accepted_at)?;
             script.value(&*row.index)?;
             script.value(&*row.data)?;
         }

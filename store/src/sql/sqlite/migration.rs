@@ -34,6 +34,7 @@ migrations! {
     12 = "0012_redrive",
     13 = "0013_default_queue_type",
     14 = "0014_retention",
+    17 = "0017_accepted",
 }
 
 /// Brings the schema up to date. Idempotent.

@@ -179,8 +179,9 @@ pub(super) async fn read_waiting(
             seq: number(&row, 0)?,
             due_at: row.try_get(1)?,
             attempt: row.try_get(2)?,
-            index: row.try_get(3)?,
-            data: row.try_get(4)?,
+            accepted_at: row.try_get(3)?,
+            index: row.try_get(4)?,
+            data: row.try_get(5)?,
         })
     };
     let mut found = sqlx::query(statement::WAITING_READ)
