@@ -30,7 +30,7 @@ pub const ARGUMENT: &str = "x-deduplication-window";
 pub const SPAN_MIN_MS: u64 = 1_000;
 /// Thirty days: the longest that clients keep trying.
 pub const SPAN_MAX_MS: u64 = 2_592_000_000;
-/// Keys of one queue, at most: about 320 MB. Beyond, publishes with a new key are refused.
+/// Keys of one queue, at most: about 330 MB. Beyond, publishes with a new key are refused.
 pub const KEYS_MAX: usize = 8_000_000;
 
 const HASH: usize = 16;
@@ -110,8 +110,9 @@ impl Window {
         let keys: Vec<Option<Hash>> = all.map(|index| self.key(block, index)).collect();
         let places = keys.iter().flatten().map(|key| {
             let part = &self.parts[usize::from(key[0])];
-            let at = part.home(key, self.seed) * ENTRY;
-            part.entries.get(at).copied().unwrap_or(0)
+            let place = part.home(key, self.seed);
+            let (tag, entry) = (part.tags.get(place), part.entries.get(place * ENTRY));
+            tag.copied().unwrap_or(0) ^ entry.copied().unwrap_or(0)
         });
         std::hint::black_box(places.fold(0, |seen, byte| seen ^ byte));
         keys
@@ -229,14 +230,18 @@ impl Window {
 
     #[cfg(test)]
     fn memory_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.entries.capacity()).sum()
+        let bytes = |part: &Part| part.entries.capacity() + part.tags.capacity();
+        self.parts.iter().map(bytes).sum()
     }
 }
 
-/// A table with open addressing over entries in one stretch; zeros for none.
+/// A table with open addressing over entries in one stretch; zeros for none. A search looks at
+/// tags, some sixty of which stand in one line of the cache, and so seldom at another's entry.
 #[derive(Default)]
 struct Part {
     entries: Vec<u8>,
+    /// A byte of each key; zero for none.
+    tags: Vec<u8>,
     count: usize,
     /// No entry is older.
     oldest_ms: i64,
@@ -244,7 +249,7 @@ struct Part {
 
 impl Part {
     fn places(&self) -> usize {
-        self.entries.len() / ENTRY
+        self.tags.len()
     }
 
     /// Where the search for a key begins.
@@ -258,57 +263,66 @@ impl Part {
 
     /// The place of a key, or the free one where it would stand.
     fn place(&self, key: &Hash, seed: u64) -> usize {
-        let mut place = self.home(key, seed);
-        let places = self.places();
+        let (mut place, tag) = (self.home(key, seed), tag(key));
         loop {
-            let at = place * ENTRY;
-            let found = &self.entries[at..at + ENTRY];
-            if found[..HASH] == *key || at_ms(found) == 0 {
-                return place;
+            match self.tags[place] {
+                0 => return place,
+                found if found == tag && self.entry(place)[..HASH] == *key => return place,
+                _ => {}
             }
             place += 1;
-            if place == places {
+            if place == self.tags.len() {
                 place = 0;
             }
         }
+    }
+
+    /// Zeros where nothing stands.
+    fn entry(&self, place: usize) -> &[u8] {
+        &self.entries[place * ENTRY..(place + 1) * ENTRY]
     }
 
     fn find(&self, key: &Hash, seed: u64) -> Option<i64> {
         if self.count == 0 {
             return None;
         }
-        let at = self.place(key, seed) * ENTRY;
-        Some(at_ms(&self.entries[at..at + ENTRY])).filter(|at_ms| *at_ms > 0)
+        let place = self.place(key, seed);
+        Some(at_ms(self.entry(place))).filter(|at_ms| *at_ms > 0)
     }
 
     fn put(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) {
-        let (at, known) = self.place_for(key, over, seed);
+        let (place, known) = self.place_for(key, over, seed);
         // Rows come back in any order.
-        self.write(at, key, at_ms.max(known), (at_ms, known == 0));
+        self.write(place, key, at_ms.max(known), (at_ms, known == 0));
     }
 
     /// Takes a key unless it came after `over`; false: it did.
     fn admit(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) -> bool {
-        let (at, known) = self.place_for(key, over, seed);
+        let (place, known) = self.place_for(key, over, seed);
         if known > over.max(0) {
             return false;
         }
-        self.write(at, key, at_ms, (at_ms, known == 0));
+        self.write(place, key, at_ms, (at_ms, known == 0));
         true
     }
 
     /// Where a key stands or is to stand, and when it came, ms; 0 where it is not there.
     fn place_for(&mut self, key: &Hash, over: i64, seed: u64) -> (usize, i64) {
-        // Four fifths full: a miss looks at a dozen entries that stand side by side.
+        // Four fifths full: a miss looks at a dozen tags that stand side by side.
         if (self.count + 1) * 5 > self.places() * 4 {
             self.rebuild(over, seed);
         }
-        let at = self.place(key, seed) * ENTRY;
-        (at, at_ms(&self.entries[at..at + ENTRY]))
+        let place = self.place(key, seed);
+        (place, at_ms(self.entry(place)))
     }
 
-    fn write(&mut self, at: usize, key: &Hash, newest_ms: i64, (at_ms, is_new): (i64, bool)) {
-        self.entries[at..at + ENTRY].copy_from_slice(&entry(key, newest_ms));
+    fn set(&mut self, place: usize, key: &Hash, ms: i64) {
+        self.entries[place * ENTRY..(place + 1) * ENTRY].copy_from_slice(&entry(key, ms));
+        self.tags[place] = tag(key);
+    }
+
+    fn write(&mut self, place: usize, key: &Hash, newest_ms: i64, (at_ms, is_new): (i64, bool)) {
+        self.set(place, key, newest_ms);
         self.oldest_ms = match self.count {
             0 => at_ms,
             _ => self.oldest_ms.min(at_ms),
@@ -324,15 +338,21 @@ impl Part {
         let places = count * 16 / 9 + 4;
         *self = Self {
             entries: vec![0; places * ENTRY],
+            tags: vec![0; places],
             count,
             oldest_ms: i64::MAX,
         };
         for (key, at_ms) in live() {
-            let at = self.place(&key, seed) * ENTRY;
-            self.entries[at..at + ENTRY].copy_from_slice(&entry(&key, at_ms));
+            let place = self.place(&key, seed);
+            self.set(place, &key, at_ms);
             self.oldest_ms = self.oldest_ms.min(at_ms);
         }
     }
+}
+
+/// Parts go by the first byte, and homes by the second half.
+fn tag(key: &Hash) -> u8 {
+    key[1].max(1)
 }
 
 /// A key and a time, ms, as they stand on disk.
@@ -372,7 +392,11 @@ fn key(raw: &[u8], header: &str, flags: u8) -> Option<Hash> {
     };
     let mut digest = Sha256::new();
     match integer(letter, value) {
-        Some(number) => digest.update([b"l".as_slice(), &number.to_be_bytes()].concat()),
+        Some(number) => {
+            let mut bytes = [b'l'; 17];
+            bytes[1..].copy_from_slice(&number.to_be_bytes());
+            digest.update(bytes);
+        }
         None if value.is_empty() => return None,
         None => {
             digest.update([if letter == b'x' { b'S' } else { letter }]);
