@@ -27,10 +27,9 @@ impl Shard {
                 Some(_) => copies,
                 None => &[],
             };
-            let Some((ms, raw)) = delay::take_span(block, index, keys, now) else {
+            let Some((due_at, raw)) = delay::take_due(block, index, keys, now) else {
                 continue;
             };
-            let due_at = later(now, ms);
             let mut copy = Block::default();
             copy.push_copy(block, index, block.address(index), Some(&raw));
             let seq = queue.log.reserve(false);
@@ -66,7 +65,7 @@ impl Shard {
             let ends = offset == piece.count;
             let waits = !ends
                 && delay::asks(&piece.block, index)
-                && delay::take_span(&piece.block, index, &[], now).is_some();
+                && delay::take_due(&piece.block, index, &[], now).is_some();
             if !waits && !ends {
                 continue;
             }

@@ -121,20 +121,23 @@ pub fn refusal(block: &Block, index: usize, now: Micros) -> Option<(&'static str
     }
 }
 
-/// How long the message waits, ms, and its properties for afterwards: the delay is negated, so
-/// that no exchange behind delays it again; BCC is back, for when it goes on.
-pub fn take_span(
+/// Until when the message waits, and its properties for afterwards: the delay is negated, so that no
+/// exchange behind delays it again; BCC is back, for when it goes on. An instant is the same for
+/// all who name it, whenever they came.
+pub fn take_due(
     block: &Block,
     index: usize,
     keys: &[Vec<u8>],
     now: Micros,
-) -> Option<(u64, Vec<u8>)> {
+) -> Option<(Micros, Vec<u8>)> {
     let raw = block.properties(index);
     properties::headers(raw)?;
     let mut parsed = Properties::parse(raw).ok()?;
     let headers = parsed.headers.as_mut()?;
     let ms = wait_ms(headers, now)?;
+    let mut from = now / 1000 * 1000;
     if span_ms(headers).is_some() {
+        from = now;
         let negated = match i32::try_from(ms) {
             Ok(ms) => Value::I32(-ms),
             Err(_) => Value::I64(i64::try_from(ms).map_or(i64::MIN, |ms| -ms)),
@@ -142,7 +145,8 @@ pub fn take_span(
         headers.insert(HEADER, negated);
     }
     copies::hide(headers, keys);
-    Some((ms, parsed.encode()))
+    let span = i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000);
+    Some((from.saturating_add(span), parsed.encode()))
 }
 
 #[cfg(test)]
@@ -151,7 +155,8 @@ mod tests {
 
     use super::*;
 
-    fn delayed(value: Value) -> Option<(u64, Value)> {
+    /// How long it waits, ms, and its delay afterwards.
+    fn delayed(value: Value) -> Option<(Micros, Value)> {
         let mut headers = Table::default();
         headers.insert(HEADER, value);
         let properties = Properties {
@@ -160,9 +165,9 @@ mod tests {
         };
         let mut block = Block::default();
         block.push(&Address::new(b"x", b"k"), &properties.encode(), b"");
-        let (ms, raw) = take_span(&block, 0, &[], 0)?;
+        let (due, raw) = take_due(&block, 0, &[], 0)?;
         let after = Properties::parse(&raw).expect("just encoded");
-        Some((ms, after.header(HEADER)?.clone()))
+        Some((due / 1000, after.header(HEADER)?.clone()))
     }
 
     #[test]
@@ -186,8 +191,12 @@ mod tests {
         ] {
             let block = message(value);
             assert_eq!(refusal(&block, 0, now), None);
-            let found = take_span(&block, 0, &[], now);
-            assert_eq!(found.as_ref().map(|(ms, _)| *ms), ms);
+            let found = take_due(&block, 0, &[], now);
+            let due = ms.map(|ms: Micros| now + ms * 1_000);
+            assert_eq!(found.as_ref().map(|(due, _)| *due), due);
+            // Whoever comes later in this millisecond has the same instant.
+            let later = take_due(&block, 0, &[], now + 999);
+            assert_eq!(later.map(|(due, _)| due), due);
             if let Some((_, raw)) = found {
                 assert_eq!(raw, block.properties(0));
             }
