@@ -121,8 +121,8 @@ pub fn refusal(block: &Block, index: usize, now: Micros) -> Option<(&'static str
     }
 }
 
-/// Until when the message waits, and its properties for afterwards: the delay is negated, so that no
-/// exchange behind delays it again; BCC is back, for when it goes on. An instant is the same for
+/// Until when the message waits, and its properties for afterwards: the delay is negated, so that
+/// no exchange behind delays it again; BCC is back, for when it goes on. An instant is the same for
 /// all who name it, whenever they came.
 pub fn take_due(
     block: &Block,
