@@ -1,7 +1,8 @@
 //! Keys that exchanges took for the messages of a run, until it is known that those were accepted.
 //!
-//! Keeps: who is told that a message was not accepted, or was told of no queue, may publish it
-//! again and is no duplicate then. The plug-in forgets this.
+//! Keeps: whoever is told that a message was not accepted, or whose message found no queue, may
+//! publish it again and is no duplicate then; with it, that keys for the disk go with the next
+//! commit. The plug-in knows no giving back.
 //! In: `route` and `publish`, for runs through an `x-message-deduplication` exchange.
 
 use super::*;
@@ -60,7 +61,12 @@ impl Shard {
         if let Some(taken) = &mut self.taken
             && Arc::ptr_eq(&taken.block, block)
         {
-            taken.refused.push((first, first.saturating_add(count - 1)));
+            let last = first.saturating_add(count - 1);
+            // A full queue refuses many, one after the other.
+            match taken.refused.last_mut() {
+                Some(before) if before.1.checked_add(1) == Some(first) => before.1 = last,
+                _ => taken.refused.push((first, last)),
+            }
         }
     }
 
