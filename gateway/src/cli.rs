@@ -64,7 +64,10 @@ struct Flags {
     /// Address for HTTP; 127.0.0.1:15672.
     #[arg(long, global = true, value_name = "ADDR", env = "LEVERET_HTTP_LISTEN")]
     http_listen: Option<SocketAddr>,
-    /// sqlite, sqlite://FILE or memory (nothing survives a restart).
+    /// sqlite, sqlite://FILE, postgres://USER@HOST/DATABASE or memory (nothing survives a restart).
+    ///
+    /// The password comes from LEVERET_STORE_PASSWORD, or the file that
+    /// LEVERET_STORE_PASSWORD_FILE names.
     #[arg(long, global = true, value_name = "URL", env = "LEVERET_STORE")]
     store: Option<String>,
     /// error, warn, info, debug, or a filter as in info,store=debug.
@@ -95,6 +98,8 @@ impl From<Flags> for Given {
             amqp_listen: flags.amqp_listen,
             http_listen: flags.http_listen,
             store: flags.store,
+            store_password: std::env::var("LEVERET_STORE_PASSWORD").ok(),
+            store_password_file: std::env::var_os("LEVERET_STORE_PASSWORD_FILE").map(PathBuf::from),
             log: flags.log,
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use scheduler::cron::{self, CatchUp, Dialect, Expression, Gap, Overlap, Plan};
 use scheduler::ticker::{Encode, Schedule};
 use serde::Deserialize;
+use store::sql::postgres::{self, UrlError};
 use toml::Spanned;
 
 pub use network::{Alarm, Amount, Auth, Listen, Listener, Mechanism, NameFrom, Tls};
@@ -52,6 +54,39 @@ pub enum StoreUrl {
     Sqlite(Option<PathBuf>),
     /// Nothing survives a restart.
     Memory,
+    /// A PostgreSQL that several nodes may ask for; one of them owns it at a time.
+    Postgres(Box<Shared>),
+}
+
+/// A store that nodes share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Shared {
+    pub url: String,
+    pub password: Option<String>,
+    /// Read anew for each connection.
+    pub password_file: Option<PathBuf>,
+    /// An owner that was not heard of for so long is no owner any more.
+    pub lease: Duration,
+    /// Whose store it is.
+    pub cluster_name: String,
+    /// This node, for people.
+    pub node_name: String,
+}
+
+impl Shared {
+    /// # Errors
+    /// What is wrong with the URL; the password is in no text.
+    pub fn target(&self) -> Result<postgres::Target, UrlError> {
+        let file = self.password_file.as_deref();
+        postgres::Target::parse(&self.url, self.password.as_deref(), file)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.target().map(|target| target.name());
+        f.write_str(&name.unwrap_or_else(|_| "a malformed URL".into()))
+    }
 }
 
 /// Deferred calls over HTTP.
@@ -75,6 +110,8 @@ pub struct Given {
     pub amqp_listen: Option<SocketAddr>,
     pub http_listen: Option<SocketAddr>,
     pub store: Option<String>,
+    pub store_password: Option<String>,
+    pub store_password_file: Option<PathBuf>,
     pub log: Option<String>,
 }
 
@@ -136,7 +173,8 @@ fn merge(
     schedules: Vec<Schedule>,
     path: Option<PathBuf>,
 ) -> Result<Config, Error> {
-    let store = given.store.clone().or(file.store.url);
+    let store = given.store.clone().or(file.store.url.clone());
+    let store = store_url(store.as_deref().unwrap_or("sqlite"), given, &file.store)?;
     let calls = file.calls;
     let listen = file.listen.merge(given.amqp_listen, given.http_listen);
     let tls = file.tls.merge(&listen)?;
@@ -150,7 +188,7 @@ fn merge(
             .clone()
             .or(file.store.data_dir)
             .unwrap_or_else(|| PathBuf::from("./leveret-data")),
-        store: store_url(store.as_deref().unwrap_or("sqlite"))?,
+        store,
         work_rules_all: file.store.work_rules == WorkRules::All,
         consumer_timeout_ms: match file.store.consumer_timeout {
             None => Some(store::CONSUMER_TIMEOUT_MS),
@@ -176,19 +214,38 @@ fn merge(
     })
 }
 
-/// `sqlite`, `sqlite://FILE` or `memory`.
-fn store_url(text: &str) -> Result<StoreUrl, Error> {
+/// `sqlite`, `sqlite://FILE`, `postgres://…` or `memory`.
+fn store_url(text: &str, given: &Given, section: &StoreSection) -> Result<StoreUrl, Error> {
     match text.split_once("://") {
         None if text == "sqlite" => Ok(StoreUrl::Sqlite(None)),
         None if text == "memory" => Ok(StoreUrl::Memory),
         Some(("sqlite", path)) if !path.is_empty() => Ok(StoreUrl::Sqlite(Some(path.into()))),
-        Some(("postgres" | "postgresql", _)) => Err(Error::Flag(
-            "store: PostgreSQL is not supported by this version".into(),
-        )),
+        Some(("postgres" | "postgresql", _)) => shared(text, given, section),
         _ => Err(Error::Flag(format!(
-            "store: {text} is not a store; write sqlite, sqlite://FILE or memory"
+            "store: {text} is not a store; write sqlite, sqlite://FILE, postgres://… or memory"
         ))),
     }
+}
+
+fn shared(url: &str, given: &Given, section: &StoreSection) -> Result<StoreUrl, Error> {
+    let file = given.store_password_file.clone();
+    let lease = section.lease.map_or(LEASE, |span| span.0);
+    if !LEASES.contains(&lease) {
+        let reason = format!("store: lease is {lease:?}; it may be 1s to 60s");
+        return Err(Error::Flag(reason));
+    }
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let shared = Shared {
+        url: url.to_owned(),
+        password: given.store_password.clone(),
+        password_file: file.or_else(|| section.password_file.clone()),
+        lease,
+        cluster_name: section.cluster_name.clone().unwrap_or_else(|| "leveret".into()),
+        node_name: section.node_name.clone().unwrap_or_else(host),
+    };
+    let wrong = |error: UrlError| Error::Flag(format!("store: {error}"));
+    shared.target().map_err(wrong)?;
+    Ok(StoreUrl::Postgres(Box::new(shared)))
 }
 
 #[derive(Default, Deserialize)]
@@ -212,6 +269,10 @@ struct StoreSection {
     data_dir: Option<PathBuf>,
     work_rules: WorkRules,
     consumer_timeout: Option<Patience>,
+    password_file: Option<PathBuf>,
+    lease: Option<Span>,
+    cluster_name: Option<String>,
+    node_name: Option<String>,
 }
 
 /// A span, or `never`.
@@ -620,6 +681,10 @@ fn encoder(section: &ScheduleSection) -> Encode {
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
+/// A takeover comes within twice this; a server's restart takes less.
+const LEASE: Duration = Duration::from_secs(5);
+/// Shorter ones end in a busy moment; longer ones leave a cluster without an owner for minutes.
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const SPAN_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 const NAME_BYTES_MAX: usize = 128;
 

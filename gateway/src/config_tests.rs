@@ -181,12 +181,21 @@ fn spans_and_sizes() {
 
 #[test]
 fn stores() {
+    let parsed = store_url;
+    let store_url = |text: &str| parsed(text, &Given::default(), &StoreSection::default());
     assert_eq!(store_url("memory").unwrap(), StoreUrl::Memory);
     assert_eq!(
         store_url("sqlite:///x/y.db").unwrap(),
         StoreUrl::Sqlite(Some("/x/y.db".into()))
     );
-    assert!(store_url("postgres://h/db").is_err());
+    let Ok(StoreUrl::Postgres(shared)) = store_url("postgres://me:secret@h/db") else {
+        panic!("no PostgreSQL");
+    };
+    assert_eq!(format!("{shared:?}"), "postgres://me@h:5432/db");
+    assert_eq!(shared.lease, Duration::from_secs(5));
+    assert!(store_url("postgres://h").is_err());
+    let text = "[store]\nurl = \"postgres://h/db\"\nlease = \"500ms\"";
+    assert!(refusal(text).contains("lease is 500ms; it may be 1s to 60s"));
     assert!(store_url("mysql").is_err());
 }
 

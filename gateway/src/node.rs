@@ -17,13 +17,16 @@ use scheduler::janitor::Janitor;
 use scheduler::ticker::Ticker;
 use store::sql::Backend;
 use store::sql::memory::Memory;
+use store::sql::postgres::{self, Postgres, Standing};
 use store::sql::sqlite::{self, Sqlite};
 use store::{Options, Store};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Listen, Listener, StoreUrl};
 use crate::listen::{Door, Room};
+use crate::http::Gate;
 use crate::session::Shared;
 use crate::tls::Tls;
 use crate::{admin, alarm, definitions, http, listen};
@@ -43,77 +46,148 @@ pub struct First {
     pub vhost: String,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT. Where nodes share a store, this one waits until it is the owner, and
+/// again when another took over from it.
 ///
 /// # Errors
 /// The store cannot be opened, or an address cannot be listened on.
 pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> anyhow::Result<()> {
     // Taken before anything is stored, so that a second node on the same ports changes nothing.
     let tls = config.tls.clone().map(Tls::load).transpose()?;
-    let amqp = doors(
-        &config.listen,
-        [Listener::Amqp, Listener::Amqps],
-        tls.as_ref(),
-    )
-    .await?;
-    let web = doors(
-        &config.listen,
-        [Listener::Http, Listener::Https],
-        tls.as_ref(),
-    )
-    .await?;
-    let options = Options {
-        work_rules_all: config.work_rules_all,
-        // As in RabbitMQ, a file of definitions stands for the first user.
-        default_user: config
-            .load_definitions
-            .is_none()
-            .then(|| (first.user.clone(), first.password)),
-        default_vhost: first.vhost,
-        consumer_timeout_ms: config.consumer_timeout_ms,
-        ..Options::default()
-    };
-    let store = Store::open(backend(&config).await?, options).await?;
-    if let Some(path) = &config.load_definitions {
-        load_definitions(&store, path).await?;
-    }
-    let ticker = Ticker::start(store.clone(), config.schedules.clone()).await?;
-    let ticker = Arc::new(ticker);
-    let janitor = Janitor::start(store.clone());
-    let stop = CancellationToken::new();
-    alarm::watch(store.clone(), config.alarm, stop.clone());
-    if let Some(tls) = tls {
-        tls.watch(stop.clone())?;
-    }
-    banner(&config, &first.user, &amqp, &web);
-    let shared = Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX);
-    let shared = Arc::new(shared.with(config.auth.clone(), config.listen.connections_max));
-    let sessions = listen::serve(amqp, store.clone(), shared, room(), stop.clone());
-    let app = http::App {
-        store: store.clone(),
-        ticker: ticker.clone(),
-        calls: config.calls,
+    let node = Node {
+        tls,
+        config,
+        first,
         recorder,
-        stop: stop.clone(),
-        leases: http::LeaseNames::default(),
+        gate: Gate::new(),
+        ended: ended()?,
     };
-    let requests = http::serve(web, app);
-    let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;
-    ended().await?;
-    tracing::info!("stopping");
-    stop.cancel();
-    let goodbye = async { tokio::join!(sessions, requests) };
-    if tokio::time::timeout(GOODBYE_WITHIN, goodbye).await.is_err() {
-        tracing::warn!("some connections did not end in time");
+    let mut amqp = Some(node.doors([Listener::Amqp, Listener::Amqps]).await?);
+    let web = node.doors([Listener::Http, Listener::Https]).await?;
+    if let Some(tls) = &node.tls {
+        tls.clone().watch(node.ended.clone())?;
     }
-    if let Some(commands) = commands {
-        let _ = commands.await;
+    let addresses = addresses(&web, ["http", "https"]);
+    let requests = http::serve(web, node.gate.clone(), node.ended.clone());
+    loop {
+        // A standby is not there for AMQP: clients go on to the next address.
+        let early = match node.config.store {
+            StoreUrl::Postgres(_) => None,
+            _ => amqp.take(),
+        };
+        drop(amqp.take());
+        let Some(backend) = node.backend().await? else {
+            break;
+        };
+        let doors = match early {
+            Some(doors) => doors,
+            None => node.doors([Listener::Amqp, Listener::Amqps]).await?,
+        };
+        if !node.serve(backend, doors, &addresses).await? {
+            break;
+        }
+        tracing::warn!("standing by again");
     }
-    ticker.stop().await;
-    janitor.stop().await;
-    store.stop().await;
+    if tokio::time::timeout(GOODBYE_WITHIN, requests).await.is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What outlives each time that this node owns its store.
+struct Node {
+    config: Config,
+    first: First,
+    recorder: PrometheusHandle,
+    tls: Option<Arc<Tls>>,
+    gate: Gate,
+    /// Cancelled by a signal.
+    ended: CancellationToken,
+}
+
+impl Node {
+    async fn doors(&self, protocols: [Listener; 2]) -> anyhow::Result<Vec<Door>> {
+        doors(&self.config.listen, protocols, self.tls.as_ref()).await
+    }
+
+    /// The store, once it is this node's; `None` when it is to end before.
+    async fn backend(&self) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+        let (standing, known) = watch::channel(Standing::default());
+        self.gate.stand_by(known);
+        tokio::select! {
+            opened = backend(&self.config, &standing) => opened.map(Some),
+            () = self.ended.cancelled() => Ok(None),
+        }
+    }
+
+    /// Serves with the store; true when it went to another node.
+    async fn serve(
+        &self,
+        backend: Arc<dyn Backend>,
+        amqp: Vec<Door>,
+        web: &(String, String),
+    ) -> anyhow::Result<bool> {
+        let config = &self.config;
+        let options = Options {
+            work_rules_all: config.work_rules_all,
+            // As in RabbitMQ, a file of definitions stands for the first user.
+            default_user: config
+                .load_definitions
+                .is_none()
+                .then(|| (self.first.user.clone(), self.first.password.clone())),
+            default_vhost: self.first.vhost.clone(),
+            consumer_timeout_ms: config.consumer_timeout_ms,
+            ..Options::default()
+        };
+        let store = Store::open(backend.clone(), options).await?;
+        if let Some(path) = &config.load_definitions {
+            load_definitions(&store, path).await?;
+        }
+        let ticker = Ticker::start(store.clone(), config.schedules.clone()).await?;
+        let ticker = Arc::new(ticker);
+        let janitor = Janitor::start(store.clone());
+        let stop = self.ended.child_token();
+        alarm::watch(store.clone(), config.alarm, stop.clone());
+        banner(config, &self.first.user, &amqp, web);
+        let shared = Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX);
+        let shared = shared.with(config.auth.clone(), config.listen.connections_max);
+        let sessions = listen::serve(
+            amqp,
+            store.clone(),
+            Arc::new(shared),
+            room(),
+            stop.clone(),
+        );
+        self.gate.open(http::App {
+            store: store.clone(),
+            ticker: ticker.clone(),
+            calls: config.calls,
+            recorder: self.recorder.clone(),
+            stop: stop.clone(),
+            leases: http::LeaseNames::default(),
+        });
+        let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;
+        let lost = tokio::select! {
+            () = self.ended.cancelled() => false,
+            reason = backend.lost() => {
+                tracing::error!(reason, "another node may own the store: all clients are let go");
+                true
+            }
+        };
+        tracing::info!("stopping");
+        stop.cancel();
+        if tokio::time::timeout(GOODBYE_WITHIN, sessions).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        if let Some(commands) = commands {
+            let _ = commands.await;
+        }
+        ticker.stop().await;
+        janitor.stop().await;
+        store.stop().await;
+        Ok(lost)
+    }
 }
 
 /// Before anybody connects, so that no client finds half of it.
@@ -191,13 +265,26 @@ fn room() -> Arc<Room> {
 /// The database's file; none in memory.
 pub(crate) fn database(config: &Config) -> Option<PathBuf> {
     match &config.store {
-        StoreUrl::Memory => None,
+        StoreUrl::Memory | StoreUrl::Postgres(_) => None,
         StoreUrl::Sqlite(Some(path)) => Some(path.clone()),
         StoreUrl::Sqlite(None) => Some(config.data_dir.join("leveret.db")),
     }
 }
 
-pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+/// Opens the store; where nodes share it, waits until it is this one's.
+pub(crate) async fn backend(
+    config: &Config,
+    standing: &watch::Sender<Standing>,
+) -> anyhow::Result<Arc<dyn Backend>> {
+    if let StoreUrl::Postgres(shared) = &config.store {
+        let options = postgres::Options {
+            lease: shared.lease,
+            node: shared.node_name.clone(),
+            cluster: shared.cluster_name.clone(),
+        };
+        let opened = Postgres::open(shared.target()?, options, standing).await?;
+        return Ok(Arc::new(opened));
+    }
     let Some(path) = database(config) else {
         return Ok(Arc::new(Memory::new()));
     };
@@ -211,17 +298,17 @@ pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>>
 }
 
 #[expect(clippy::print_stdout, reason = "what a new user reads first")]
-fn banner(config: &Config, user: &str, amqp: &[Door], web: &[Door]) {
+fn banner(config: &Config, user: &str, amqp: &[Door], (web_list, web): &(String, String)) {
     let (amqp_list, amqp) = addresses(amqp, ["amqp", "amqps"]);
-    let (web_list, web) = addresses(web, ["http", "https"]);
     let login = match user {
         "guest" => "guest / guest, from this machine only".to_owned(),
         other => format!("{other}, with the password you set at the first start"),
     };
-    let data = database(config).map_or_else(
-        || "in memory: nothing survives a restart".to_owned(),
-        |path| path.display().to_string(),
-    );
+    let data = match (&config.store, database(config)) {
+        (StoreUrl::Postgres(shared), _) => format!("{shared:?}"),
+        (_, Some(path)) => path.display().to_string(),
+        (_, None) => "in memory: nothing survives a restart".to_owned(),
+    };
     let file = config
         .file
         .as_ref()
@@ -254,15 +341,21 @@ fn addresses(doors: &[Door], schemes: [&str; 2]) -> (String, String) {
     (all.join("  "), first.unwrap_or_else(|| "(nothing)".into()))
 }
 
-async fn ended() -> anyhow::Result<()> {
+/// Cancelled by the first signal that asks for an end.
+fn ended() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    let ended = CancellationToken::new();
+    let told = ended.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(ended)
 }

@@ -8,12 +8,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use amqp::content::{Address, Block};
 use amqp::field::Table;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub mod access;
 pub mod administration;
@@ -124,6 +125,8 @@ pub(crate) struct StoreInner {
     loader: Arc<Notify>,
     pub(crate) drained: Notify,
     stopping: AtomicBool,
+    /// What runs as long as the store is open.
+    tasks: Mutex<Vec<AbortHandle>>,
     keys: Mutex<HashSet<String>>,
     access_version: Arc<AtomicU64>,
 }
@@ -182,14 +185,19 @@ impl Store {
             loader,
             drained: Notify::new(),
             stopping: AtomicBool::new(false),
+            tasks: Mutex::default(),
             keys: Mutex::new(HashSet::new()),
         });
-        tokio::spawn(log::writer::run(inner.clone()));
-        tokio::spawn(load(inner.clone()));
-        tokio::spawn(tick(inner.clone()));
         let receivers = Arc::new(Notify::new());
         inner.lock().open_receivers(receivers.clone());
-        tokio::spawn(receive::run(inner.clone(), receivers));
+        let tasks = [
+            tokio::spawn(log::writer::run(inner.clone())),
+            tokio::spawn(load(inner.clone())),
+            tokio::spawn(tick(inner.clone())),
+            tokio::spawn(receive::run(inner.clone(), receivers)),
+        ];
+        let tasks = tasks.iter().map(JoinHandle::abort_handle).collect();
+        *inner.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         let store = Self(inner);
         store.on_disk().await?;
         store.resume_redrives();
@@ -263,7 +271,7 @@ impl Store {
             .0
             .keys
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
         keys.insert(scope.to_owned()).then(|| KeyGuard {
             store: self.0.clone(),
             scope: scope.to_owned(),
@@ -470,8 +478,16 @@ impl Store {
     pub async fn stop(&self) {
         self.lock().settle_marks();
         self.0.stopping.store(true, Ordering::Release);
-        let _ = self.on_disk().await;
+        tokio::select! {
+            _ = self.on_disk() => {}
+            // What is not on disk by now never will be: another node owns the store.
+            _ = self.0.backend.lost() => {}
+        }
         self.0.backend.close().await;
+        let tasks = self.0.tasks.lock();
+        for task in tasks.unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
     }
 }
 

@@ -19,11 +19,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Calls;
+pub use gate::Gate;
 pub use leases::LeaseNames;
 use problem::{Kind, Problem};
 pub use serve::serve;
 
 mod calls;
+mod gate;
 mod health;
 mod jobs;
 mod leases;

@@ -49,6 +49,9 @@ pub(super) enum Kind {
     Busy,
     StorageFull,
     Stopping,
+    Starting,
+    Standby,
+    StoreUnusable,
     Internal,
 }
 
@@ -91,6 +94,9 @@ impl Kind {
             Self::QueueFull => (503, "queue-full", "The queue has no room"),
             Self::Busy => (503, "busy", "Too much at once"),
             Self::StorageFull => (503, "storage-full", "There is no room on the disk"),
+            Self::Starting => (503, "starting", "The node has not read its store yet"),
+            Self::Standby => (503, "standby", "Another node owns the store"),
+            Self::StoreUnusable => (503, "store-unusable", "The store cannot be used"),
             Self::Stopping => (503, "stopping", "The server is stopping"),
             Self::Internal => (500, "internal", "The server failed"),
         }

@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -22,21 +21,18 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use super::{App, router};
+use super::Gate;
 use crate::config::NameFrom;
 use crate::listen::{self, Door};
 
-/// Serves until the app's `stop`; the task ends when the requests under way have ended.
-pub fn serve(doors: Vec<Door>, app: App) -> JoinHandle<()> {
-    let stop = app.stop.clone();
-    let router = router(app).layer(RequestBodyTimeoutLayer::new(BODY_WITHIN));
+/// Serves until `stop`; the task ends when the requests under way have ended.
+pub fn serve(doors: Vec<Door>, gate: Gate, stop: CancellationToken) -> JoinHandle<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let mut accepting = JoinSet::new();
     for door in doors {
-        let (router, stop) = (router.clone(), stop.clone());
+        let (gate, stop) = (gate.clone(), stop.clone());
         let (places, connections) = (places.clone(), connections.clone());
         accepting.spawn(async move {
             // Beyond the limit the next clients wait in the kernel's queue.
@@ -44,11 +40,11 @@ pub fn serve(doors: Vec<Door>, app: App) -> JoinHandle<()> {
                 && let Some((socket, from)) = listen::accept(&door, &stop).await
             {
                 let welcome = listen::welcome(&door, socket, from, NameFrom::CommonName);
-                let (router, stop) = (router.clone(), stop.clone());
+                let (gate, stop) = (gate.clone(), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
                     match welcome.await {
-                        Ok((socket, peer)) => answer(socket, peer.address, router, stop).await,
+                        Ok((socket, peer)) => answer(socket, peer.address, gate, stop).await,
                         Err(error) => tracing::debug!(peer = %from, %error, "refused before HTTP"),
                     }
                 });
@@ -73,14 +69,14 @@ async fn place(places: &Arc<Semaphore>, stop: &CancellationToken) -> Option<Owne
 async fn answer(
     socket: listen::Socket,
     peer: Option<SocketAddr>,
-    router: Router,
+    gate: Gate,
     stop: CancellationToken,
 ) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = peer {
             request.extensions_mut().insert(ConnectInfo(peer));
         }
-        router.clone().call(request)
+        gate.routes().call(request)
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -103,4 +99,4 @@ const CONNECTIONS_MAX: usize = 4096;
 /// For all of a request's head; also how long an idle connection is kept for its next request.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Between two pieces of a request's body.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);

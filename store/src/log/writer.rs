@@ -58,7 +58,10 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
                 true => None,
                 false => cut.batch.heads.last().copied().or(unsynced),
             };
-            let committed = commit(&store, &mut cut).await;
+            let Some(committed) = commit(&store, &mut cut).await else {
+                give_up(&store).await;
+                return;
+            };
             metrics::histogram!("leveret_store_commit_seconds")
                 .record(begun.elapsed().as_secs_f64());
             metrics::histogram!("leveret_store_commit_bytes").record(bytes as f64);
@@ -73,7 +76,8 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
     }
 }
 
-async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
+/// `None`: another node owns the store.
+async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Option<Committed> {
     let sync = cut.sync;
     let batch = Arc::new(std::mem::take(&mut cut.batch));
     let committed = loop {
@@ -92,13 +96,25 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Committed {
                 tracing::error!(reason = why, "the outcome of a commit is unknown, stopping");
                 std::process::exit(70);
             }
+            Err(CommitError::Fenced(why)) => {
+                tracing::error!(reason = why, "a commit was refused, and nothing of it is confirmed");
+                return None;
+            }
         }
         tokio::time::sleep(RETRY).await;
     };
     store.lock().set_alarm(Cause::DiskFull, false);
     // Only job changes are looked at afterwards; the rest is freed with the batch.
     cut.batch.jobs = Arc::try_unwrap(batch).map_or_else(|batch| batch.jobs.clone(), |b| b.jobs);
-    committed
+    Some(committed)
+}
+
+/// Nothing is stored any more: whoever waits for it is told so, until the node has let them go.
+async fn give_up(store: &Arc<StoreInner>) {
+    loop {
+        drop(store.lock().cut(0));
+        store.writer.notified().await;
+    }
 }
 
 /// Lets consumers go on while there is no room for anything new.

@@ -12,6 +12,8 @@ use self::access::*;
 use self::job::*;
 use self::operate::*;
 use super::memory::Memory;
+use super::postgres::server::Database;
+use super::postgres::{self, Postgres};
 use super::sqlite::{Options, Sqlite};
 use super::*;
 use crate::log::batch::*;
@@ -24,12 +26,14 @@ mod operate;
 pub(super) enum Bench {
     Memory(Box<Memory>),
     Sqlite { engine: Sqlite, dir: TempDir },
+    Postgres { engine: Postgres, database: Database },
 }
 
 #[derive(Clone, Copy)]
 enum Kind {
     Memory,
     Sqlite,
+    Postgres,
 }
 
 impl Bench {
@@ -37,6 +41,7 @@ impl Bench {
         match kind {
             Kind::Memory => Self::Memory(Box::default()),
             Kind::Sqlite => Self::sqlite(tempfile::tempdir().unwrap()).await,
+            Kind::Postgres => Self::postgres(Database::new().await).await,
         }
     }
 
@@ -51,10 +56,16 @@ impl Bench {
         Self::Sqlite { engine, dir }
     }
 
+    async fn postgres(database: Database) -> Self {
+        let engine = database.open(postgres::Options::default()).await;
+        Self::Postgres { engine, database }
+    }
+
     fn backend(&self) -> &dyn Backend {
         match self {
             Self::Memory(engine) => &**engine,
             Self::Sqlite { engine, .. } => engine,
+            Self::Postgres { engine, .. } => engine,
         }
     }
 
@@ -66,6 +77,10 @@ impl Bench {
             Self::Sqlite { engine, dir } => {
                 drop(engine);
                 Self::sqlite(dir).await
+            }
+            Self::Postgres { engine, database } => {
+                drop(engine);
+                Self::postgres(database).await
             }
         }
     }
@@ -81,6 +96,13 @@ impl Bench {
                 }
                 engine.close().await;
                 Self::sqlite(copy).await
+            }
+            Self::Postgres { engine, database } => {
+                engine.abandon();
+                drop(engine);
+                // The lease of a node that died would have to end first.
+                database.free().await;
+                Self::postgres(database).await
             }
         }
     }
@@ -110,6 +132,12 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $case() {
                 super::$case(super::Bench::new(super::Kind::Sqlite).await).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(super::Bench::new(super::Kind::Postgres).await).await;
             })*
         }
     };

@@ -13,7 +13,9 @@ use crate::log::batch::{Batch, Committed, DeduplicationRow, HeadRow, RetainedRow
 use crate::model::*;
 use crate::queue::retained::Entry;
 
+mod doomed;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -35,6 +37,9 @@ pub enum CommitError {
     /// May or may not be stored. The caller must stop confirming until it knows.
     #[error("outcome unknown: {0}")]
     Unknown(String),
+    /// Surely not stored: another node owns the store. Nothing that this one sends is any more.
+    #[error("no longer the owner: {0}")]
+    Fenced(String),
 }
 
 /// A read or an administrative verb that failed.
@@ -233,6 +238,12 @@ pub trait Backend: Send + Sync + 'static {
     /// What may still be written: free on the file system, and free inside the database. `None`
     /// where no disk is.
     fn room(&self) -> Pending<'_, Result<Option<Room>, BackendError>>;
+
+    /// Resolves, with the reason, when this node does not own the store any more; never, where only
+    /// one process can open it.
+    fn lost(&self) -> Pending<'_, String> {
+        Box::pin(std::future::pending())
+    }
 
     /// Flushes and releases the database. Nothing may be called afterwards.
     fn close(&self) -> Pending<'_, ()>;

@@ -12,7 +12,6 @@
 //! nudges ──────────────────► checkpointer ─► connection C ──┘   leveret.lock, ballast
 //! ```
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use self::reader::{Reading, Work};
 use self::writer::{Due, Request, Writer};
+use super::doomed::Doomed;
 use super::*;
 
 mod access;
@@ -124,13 +124,6 @@ struct Shared {
     pass: tokio::sync::Mutex<()>,
     closing: AtomicBool,
     doomed: Mutex<Doomed>,
-}
-
-/// Rows that nobody can see any more and `maintain` has yet to delete.
-#[derive(Default)]
-struct Doomed {
-    queues: Vec<QueueId>,
-    segments: VecDeque<SegmentId>,
 }
 
 impl Shared {

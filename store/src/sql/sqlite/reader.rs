@@ -5,7 +5,7 @@
 //! Never: writes.
 //! In: `Sqlite` hands in closures; every other verb's query is here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,9 +15,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Doomed, access, statement};
+use super::{access, statement};
 use crate::log::batch::{DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
 use crate::model::*;
+use crate::sql::doomed::{Doomed, prune};
 use crate::sql::{Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
 
 pub(super) type Reading<'c, T> = Pin<Box<dyn Future<Output = T> + Send + 'c>>;
@@ -85,43 +86,6 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         .waiting
         .sort_unstable_by_key(|row| (row.queue, row.seq));
     Ok((image, doomed))
-}
-
-fn prune(image: &mut Image) -> Doomed {
-    let queues: HashSet<QueueId> = image.queues.iter().map(|queue| queue.id).collect();
-    let mut doomed = Doomed::default();
-    image.heads.retain(|row| queues.contains(&row.queue));
-    image.segments.retain(|row| {
-        let keep = queues.contains(&row.queue) && !row.transient;
-        if !keep {
-            doomed.segments.push_back(row.id);
-        }
-        keep
-    });
-    let kept: HashSet<SegmentId> = image.segments.iter().map(|row| row.id).collect();
-    image.settled.retain(|(id, _)| kept.contains(id));
-    let mut gone = HashSet::new();
-    image.retained.retain(|row| {
-        if !queues.contains(&row.queue) && gone.insert(row.queue) {
-            doomed.queues.push(row.queue);
-        }
-        kept.contains(&row.segment)
-    });
-    image.waiting.retain(|row| {
-        let keep = queues.contains(&row.queue);
-        if !keep && gone.insert(row.queue) {
-            doomed.queues.push(row.queue);
-        }
-        keep
-    });
-    image.deduplication.retain(|row| {
-        let keep = queues.contains(&row.queue);
-        if !keep && gone.insert(row.queue) {
-            doomed.queues.push(row.queue);
-        }
-        keep
-    });
-    doomed
 }
 
 pub(super) async fn segments_of_queue(

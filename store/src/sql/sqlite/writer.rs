@@ -626,6 +626,7 @@ mod tests {
             CommitError::Full(_) => 'F',
             CommitError::NotDone(_) => 'N',
             CommitError::Unknown(_) => 'U',
+            CommitError::Fenced(_) => 'O',
         };
         cases.into_iter().map(letter).collect()
     }

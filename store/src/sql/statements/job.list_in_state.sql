@@ -3,6 +3,6 @@ select
   next_attempt_at, deadline_at, expires_at, result_ttl_ms, idempotency_key, error_code, error_detail,
   result_content_type, result_content_encoding, result_bytes
 from job
-where state = ?5 and id < ?1 and (?2 is null or vhost = ?2) and (?3 is null or target = ?3)
+where state = ?5 and id < ?1 and (cast(?2 as text) is null or vhost = ?2) and (cast(?3 as text) is null or target = ?3)
 order by id desc
 limit ?4

@@ -1,0 +1,7 @@
+insert into damaged_segment (
+  id, queue_id, first_seq, last_seq, count, bytes, transient, first_at, last_at, content_index, content
+)
+select id, queue_id, first_seq, last_seq, count, bytes, transient, first_at, last_at, content_index, content
+from segment_{slot}
+where id = $1
+on conflict (id) do nothing

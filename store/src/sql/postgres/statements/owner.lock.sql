@@ -1,0 +1,1 @@
+select epoch from owner where id = 1 for update

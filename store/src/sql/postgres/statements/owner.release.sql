@@ -1,0 +1,1 @@
+update owner set released = true where epoch = $1

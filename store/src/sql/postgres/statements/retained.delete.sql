@@ -1,0 +1,1 @@
+delete from retained where segment_id = any($1::bigint[])

@@ -1,0 +1,1 @@
+select content_index, content from segment_{slot} where id = $1

@@ -1,0 +1,1 @@
+select content_index, content from segment where id = $1

@@ -1,0 +1,1 @@
+truncate segment_{slot}, waiting_{slot}

@@ -1,0 +1,3 @@
+select seq, due_at, attempt, accepted_at, content_index, content
+from waiting_{slot}
+where queue_id = $1 and seq = any($2::bigint[])
