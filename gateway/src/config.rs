@@ -173,7 +173,7 @@ fn merge(
     schedules: Vec<Schedule>,
     path: Option<PathBuf>,
 ) -> Result<Config, Error> {
-    let store = given.store.clone().or(file.store.url.clone());
+    let store = given.store.clone().or_else(|| file.store.url.clone());
     let store = store_url(store.as_deref().unwrap_or("sqlite"), given, &file.store)?;
     let calls = file.calls;
     let listen = file.listen.merge(given.amqp_listen, given.http_listen);
@@ -234,13 +234,21 @@ fn shared(url: &str, given: &Given, section: &StoreSection) -> Result<StoreUrl, 
         let reason = format!("store: lease is {lease:?}; it may be 1s to 60s");
         return Err(Error::Flag(reason));
     }
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = || {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    };
     let shared = Shared {
         url: url.to_owned(),
         password: given.store_password.clone(),
         password_file: file.or_else(|| section.password_file.clone()),
         lease,
-        cluster_name: section.cluster_name.clone().unwrap_or_else(|| "leveret".into()),
+        cluster_name: section
+            .cluster_name
+            .clone()
+            .unwrap_or_else(|| "leveret".into()),
         node_name: section.node_name.clone().unwrap_or_else(host),
     };
     let wrong = |error: UrlError| Error::Flag(format!("store: {error}"));

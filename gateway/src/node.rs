@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Listen, Listener, StoreUrl};
-use crate::listen::{Door, Room};
 use crate::http::Gate;
+use crate::listen::{Door, Room};
 use crate::session::Shared;
 use crate::tls::Tls;
 use crate::{admin, alarm, definitions, http, listen};
@@ -46,8 +46,8 @@ pub struct First {
     pub vhost: String,
 }
 
-/// Serves until SIGTERM or SIGINT. Where nodes share a store, this one waits until it is the owner, and
-/// again when another took over from it.
+/// Serves until SIGTERM or SIGINT. Where nodes share a store, this one waits until it is the owner,
+/// and again when another took over from it.
 ///
 /// # Errors
 /// The store cannot be opened, or an address cannot be listened on.
@@ -88,7 +88,10 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
         }
         tracing::warn!("standing by again");
     }
-    if tokio::time::timeout(GOODBYE_WITHIN, requests).await.is_err() {
+    if tokio::time::timeout(GOODBYE_WITHIN, requests)
+        .await
+        .is_err()
+    {
         tracing::warn!("some requests did not end in time");
     }
     tracing::info!("stopped");
@@ -152,13 +155,7 @@ impl Node {
         banner(config, &self.first.user, &amqp, web);
         let shared = Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX);
         let shared = shared.with(config.auth.clone(), config.listen.connections_max);
-        let sessions = listen::serve(
-            amqp,
-            store.clone(),
-            Arc::new(shared),
-            room(),
-            stop.clone(),
-        );
+        let sessions = listen::serve(amqp, store.clone(), Arc::new(shared), room(), stop.clone());
         self.gate.open(http::App {
             store: store.clone(),
             ticker: ticker.clone(),
@@ -177,7 +174,10 @@ impl Node {
         };
         tracing::info!("stopping");
         stop.cancel();
-        if tokio::time::timeout(GOODBYE_WITHIN, sessions).await.is_err() {
+        if tokio::time::timeout(GOODBYE_WITHIN, sessions)
+            .await
+            .is_err()
+        {
             tracing::warn!("some connections did not end in time");
         }
         if let Some(commands) = commands {
@@ -281,6 +281,7 @@ pub(crate) async fn backend(
             lease: shared.lease,
             node: shared.node_name.clone(),
             cluster: shared.cluster_name.clone(),
+            ..postgres::Options::default()
         };
         let opened = Postgres::open(shared.target()?, options, standing).await?;
         return Ok(Arc::new(opened));

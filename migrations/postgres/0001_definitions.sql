@@ -1,8 +1,8 @@
 -- What is declared: vhosts, users, exchanges, queues, bindings; who owns the store.
 --
--- Against SQLite's twin: flags are booleans; texts compare by byte; bindings are told apart by a hash
--- of their arguments, which may be too long for an index. There is no `engine`: what it keeps stands
--- in each line of `journal`. `owner` is new, as several nodes may ask for the store.
+-- Against SQLite's twin: flags are booleans; texts compare by byte; bindings are told apart by a
+-- hash of their arguments, which may be too long for an index. There is no `engine`: what it keeps
+-- stands in each line of `journal`. `owner` is new, as several nodes may ask for the store.
 
 create table vhost (
   id bigint generated always as identity primary key,
@@ -64,8 +64,9 @@ create table binding (
 create unique index binding_identity
 on binding (vhost, source, destination_kind, destination, routing_key, sha256(arguments));
 
--- One row. Each taking of ownership raises `epoch`; it is the key, so that a commit which holds the row
--- `for key share` stops a taking and is not in the way of a renewal. `cluster` names whose store it is.
+-- One row. Each taking of ownership raises `epoch`; it is the key, so that a commit which holds the
+-- row `for key share` stops a taking and is not in the way of a renewal. `cluster` names whose
+-- store it is.
 create table owner (
   epoch bigint primary key,
   id bigint not null unique check (id = 1),

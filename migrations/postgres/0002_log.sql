@@ -1,11 +1,12 @@
--- The queues' logs: segments, and messages that wait on their own, in slots; heads and what is settled, in
--- the journal.
+-- The queues' logs: segments, and messages that wait on their own, in slots; heads and what is
+-- settled, in the journal.
 --
--- Against SQLite's twin: nothing here is ever updated. A row that a reader's snapshot pins cannot be
--- reclaimed, so rows go into a slot (`segment_NN` and `waiting_NN`), a slot that is filled rests, and one
--- of which nothing is needed any more is truncated. What a commit changes beside (heads, settled
--- messages, segments that are gone) is one line of `journal_N`; when that is long, the other begins with
--- all that still holds, and the first is truncated. docs/adr/0006-postgresql.md has the measurements.
+-- Against SQLite's twin: nothing here is ever updated. A row that a reader's snapshot pins cannot
+-- be reclaimed, so rows go into a slot (`segment_NN` and `waiting_NN`), a slot that is filled
+-- rests, and one of which nothing is needed any more is truncated. What a commit changes beside
+-- (heads, settled messages, segments that are gone) is one line of `journal_N`; when that is long,
+-- the other begins with all that still holds, and the first is truncated.
+-- docs/adr/0006-postgresql.md has the measurements.
 
 create table segment_00 (
   id bigint primary key,
@@ -72,9 +73,9 @@ create table waiting_13 (like waiting_00 including all);
 create table waiting_14 (like waiting_00 including all);
 create table waiting_15 (like waiting_00 including all);
 
--- A line per commit. `number` counts the commits of one owner, `position` those of all; `slot` is where it put
--- its segments. With `whole`, nothing of the lines before counts, and of the segments up to `last_segment_id` only
--- those in the ranges `live_first` to `live_last` are there.
+-- A line per commit. `number` counts the commits of one owner, `position` those of all; `slot` is
+-- where it put its segments. With `whole`, nothing of the lines before counts, and of the segments
+-- up to `last_segment_id` only those in the ranges `live_first` to `live_last` are there.
 create table journal_0 (
   position bigint not null,
   epoch bigint not null,

@@ -1,7 +1,7 @@
 -- Keys that a queue takes once within a time: many in a row, as one commit brought them.
 
--- `newest_at` is the time of the newest key inside, in milliseconds. `entries`: 16 bytes of hash and 6
--- of time each.
+-- `newest_at` is the time of the newest key inside, in milliseconds. `entries`: 16 bytes of hash
+-- and 6 of time each.
 create table deduplication (
   id bigint generated always as identity primary key,
   queue_id bigint not null,

@@ -267,11 +267,7 @@ impl Store {
 
     /// `None`: a request with this scope is being accepted right now.
     pub fn claim_key(&self, scope: &str) -> Option<KeyGuard> {
-        let mut keys = self
-            .0
-            .keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.insert(scope.to_owned()).then(|| KeyGuard {
             store: self.0.clone(),
             scope: scope.to_owned(),

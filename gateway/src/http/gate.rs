@@ -1,5 +1,5 @@
-//! What a request meets: the node's routes while it owns its store, and before and after that a word
-//! about whom to ask.
+//! What a request meets: the node's routes while it owns its store, and before and after that a
+//! word about whom to ask.
 //!
 //! Keeps: the process says that it lives and that it is not ready, whatever it waits for.
 //! Never: lets a request wait for the store.
@@ -68,7 +68,9 @@ fn refused(standing: &Standing) -> Response {
         Standing::Unusable(why) => (Kind::StoreUnusable, why.clone()),
         Standing::Standby { owner, epoch } => (
             Kind::Standby,
-            format!("node '{owner}' owns the store (epoch {epoch}); this one takes over when it fails"),
+            format!(
+                "node '{owner}' owns the store (epoch {epoch}); this one takes over when it fails"
+            ),
         ),
     };
     let mut response = Problem::new(kind, detail).into_response();

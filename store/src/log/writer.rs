@@ -97,7 +97,10 @@ async fn commit(store: &Arc<StoreInner>, cut: &mut Cut) -> Option<Committed> {
                 std::process::exit(70);
             }
             Err(CommitError::Fenced(why)) => {
-                tracing::error!(reason = why, "a commit was refused, and nothing of it is confirmed");
+                tracing::error!(
+                    reason = why,
+                    "a commit was refused, and nothing of it is confirmed"
+                );
                 return None;
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use self::access::*;
+use self::alike::*;
 use self::job::*;
 use self::operate::*;
 use super::memory::Memory;
@@ -19,14 +20,21 @@ use super::*;
 use crate::log::batch::*;
 
 mod access;
+mod alike;
 mod job;
 mod operate;
 
 /// An engine under test, with its place on disk.
 pub(super) enum Bench {
     Memory(Box<Memory>),
-    Sqlite { engine: Sqlite, dir: TempDir },
-    Postgres { engine: Postgres, database: Database },
+    Sqlite {
+        engine: Sqlite,
+        dir: TempDir,
+    },
+    Postgres {
+        engine: Box<Postgres>,
+        database: Database,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -57,7 +65,7 @@ impl Bench {
     }
 
     async fn postgres(database: Database) -> Self {
-        let engine = database.open(postgres::Options::default()).await;
+        let engine = Box::new(database.open(postgres::Options::default()).await);
         Self::Postgres { engine, database }
     }
 
@@ -65,7 +73,7 @@ impl Bench {
         match self {
             Self::Memory(engine) => &**engine,
             Self::Sqlite { engine, .. } => engine,
-            Self::Postgres { engine, .. } => engine,
+            Self::Postgres { engine, .. } => &**engine,
         }
     }
 
@@ -192,6 +200,7 @@ contract! {
     a_rule_is_replaced_and_deleted,
     a_deleted_user_leaves_no_right_behind,
     a_deleted_vhost_leaves_nothing,
+    random_batches_are_alike,
 }
 
 // Fixtures: `n` alone tells one from the other.

@@ -1,15 +1,16 @@
 //! The shared engine: one PostgreSQL, owned by one node at a time, with others standing by.
 //!
-//! Keeps: what `commit(sync)` answered is in the server's log on its disk, and on its synchronous standbys where it has
-//! some. Every transaction that writes asks first whether this node still owns the store. Nothing that is written
-//! per message is ever updated or deleted row by row, so that a long transaction beside it does no harm.
+//! Keeps: what `commit(sync)` answered is in the server's log on its disk, and on its synchronous
+//! standbys where it has some. Every transaction that writes asks first whether this node still
+//! owns the store. Nothing that is written per message is ever updated or deleted row by row, so
+//! that a long transaction beside it does no harm.
 //! Never: decides anything about messages or jobs; serves reads from a standby.
 //! In: `Store` calls it as a `Backend`; the node waits in `open` and listens to `lost`.
 //!
 //! ```text
-//! commit, retire, sweeps ──► writer task ──► session W ──┐
-//! load, reads ─────────────────────────────► sessions R ─┼─► owner, journal_N, segment_NN, waiting_NN, …
-//! lease ───────────────────► renewing task ► session L ──┘
+//! commit, retire, sweeps ──► writer task ──► session W ──┐ load, reads
+//! ─────────────────────────────► sessions R ─┼─► owner, journal_N, segment_NN, waiting_NN, … lease
+//! ───────────────────► renewing task ► session L ──┘
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,8 @@ use super::*;
 
 mod access;
 mod apply;
+#[cfg(test)]
+mod engine_tests;
 mod journal;
 pub(super) mod migration;
 mod owner;
@@ -49,13 +52,20 @@ pub use target::{Target, UrlError};
 /// How a store is owned.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// An owner that was not heard of for so long is no owner any more. At least a second, so that a
-    /// server's restart seldom costs it.
+    /// An owner that was not heard of for so long is no owner any more. At least a second, so that
+    /// a server's restart seldom costs it.
     pub lease: Duration,
     /// This node, for people.
     pub node: String,
     /// Whose store it is; another cluster's is refused.
     pub cluster: String,
+    /// A slot is filled up to this many bytes, or an eighth of all that is needed where that is
+    /// more: so many slots are enough for a backlog of any size.
+    pub slot_bytes: u64,
+    /// And up to this many rows: their index entries cost as much as small contents.
+    pub slot_rows: u64,
+    /// A journal begins anew at this length, or at four times what a beginning takes, bytes.
+    pub journal_bytes: u64,
 }
 
 impl Default for Options {
@@ -64,6 +74,9 @@ impl Default for Options {
             lease: Duration::from_secs(5),
             node: "leveret".into(),
             cluster: "leveret".into(),
+            slot_bytes: 64 << 20,
+            slot_rows: 200_000,
+            journal_bytes: 16 << 20,
         }
     }
 }
@@ -132,8 +145,8 @@ impl Shared {
 }
 
 impl Postgres {
-    /// Waits until this node owns the store; creates the schema where it is missing. `standing` says
-    /// what it waits for.
+    /// Waits until this node owns the store; creates the schema where it is missing. `standing`
+    /// says what it waits for.
     ///
     /// # Errors
     /// What waiting does not help against: a schema that is not this release's, another cluster's
@@ -165,10 +178,12 @@ impl Postgres {
         let session = Session::open(&target, Role::Writer).await.map_err(text)?;
         report(&session.server);
         let (lost, _) = watch::channel(None);
+        let mut slots = found.slots;
+        slots.limit(options.slot_bytes, options.slot_rows);
         let shared = Arc::new(Shared {
             target: target.clone(),
             options,
-            slots: Mutex::new(found.slots),
+            slots: Mutex::new(slots),
             lost,
         });
         let epoch = taken.epoch;
@@ -221,7 +236,10 @@ impl Postgres {
         request: impl FnOnce(oneshot::Sender<Result<T, BackendError>>) -> Request,
     ) -> Result<T, BackendError> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(request(reply)).await.map_err(|_| closed())?;
+        self.writer
+            .send(request(reply))
+            .await
+            .map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -267,7 +285,11 @@ fn report(server: &Server) {
 impl Backend for Postgres {
     fn load(&self) -> Pending<'_, Result<Image, BackendError>> {
         Box::pin(async move {
-            let kept = self.image.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let kept = self
+                .image
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             let mut image = match kept {
                 Some(image) => image,
                 None => {
@@ -276,8 +298,12 @@ impl Backend for Postgres {
                 }
             };
             let doomed = prune(&mut image);
-            image.segments.sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
-            image.waiting.sort_unstable_by_key(|row| (row.queue, row.seq));
+            image
+                .segments
+                .sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
+            image
+                .waiting
+                .sort_unstable_by_key(|row| (row.queue, row.seq));
             let sent = self.writer.send(Request::Doom(doomed)).await;
             sent.map_err(|_| closed())?;
             Ok(image)
@@ -286,10 +312,18 @@ impl Backend for Postgres {
 
     fn commit(&self, batch: Arc<Batch>, sync: bool) -> Pending<'_, Result<Committed, CommitError>> {
         // What the start found is not how it is any more.
-        drop(self.image.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.image
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let sent = self.writer.send(Request::Commit { batch, sync, reply }).await;
+            let sent = self
+                .writer
+                .send(Request::Commit { batch, sync, reply })
+                .await;
             sent.map_err(|_| CommitError::NotDone(closed().0))?;
             let gone = || Err(CommitError::Unknown("the writer is gone".into()));
             answer.await.unwrap_or_else(|_| gone())
@@ -401,7 +435,10 @@ impl Backend for Postgres {
             let calls = self.maintained.fetch_add(1, Ordering::Relaxed);
             if calls.is_multiple_of(SIZE_EVERY) {
                 let mut reader = self.reader().await?;
-                let rows = reader.session()?.rows(statement::DATABASE_BYTES, vec![]).await?;
+                let rows = reader
+                    .session()?
+                    .rows(statement::DATABASE_BYTES, vec![])
+                    .await?;
                 let bytes = rows.first().map_or(Ok(0), |row| value::number(row, 0))?;
                 self.bytes.store(bytes, Ordering::Relaxed);
             }

@@ -30,14 +30,26 @@ pub(super) fn define<'a>(change: &'a AccessChange, steps: &mut Vec<Step<'a>>) {
         AccessChange::DeleteUser(user) => return delete_user(user, steps),
         AccessChange::PutPermission(row) => texts(
             statement::PERMISSION_PUT,
-            [&*row.vhost, &*row.user, &row.configure, &row.write, &row.read],
+            [
+                &*row.vhost,
+                &*row.user,
+                &row.configure,
+                &row.write,
+                &row.read,
+            ],
         ),
         AccessChange::DeletePermission { vhost, user } => {
             texts(statement::PERMISSION_DELETE, [&**vhost, &**user])
         }
         AccessChange::PutTopicPermission(row) => texts(
             statement::TOPIC_PERMISSION_PUT,
-            [&*row.vhost, &*row.user, &*row.exchange, &row.write, &row.read],
+            [
+                &*row.vhost,
+                &*row.user,
+                &*row.exchange,
+                &row.write,
+                &row.read,
+            ],
         ),
         AccessChange::DeleteTopicPermission {
             vhost,
@@ -77,7 +89,9 @@ pub(super) fn define<'a>(change: &'a AccessChange, steps: &mut Vec<Step<'a>>) {
 }
 
 fn words<const N: usize>(values: [&str; N]) -> Vec<Value<'_>> {
-    let boxed = values.into_iter().map(|value| Box::new(Words(value)) as Value<'_>);
+    let boxed = values
+        .into_iter()
+        .map(|value| Box::new(Words(value)) as Value<'_>);
     boxed.collect()
 }
 

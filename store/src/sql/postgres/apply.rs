@@ -1,8 +1,9 @@
 //! One batch as the statements of one transaction.
 //!
-//! Keeps: the order that `Backend::commit` promises. A fence that holds (a tick fired twice, a key claimed twice)
-//! is an error of its statement, so that nothing of the batch is stored.
-//! Never: sends anything, or changes what is known of the store: `Effects` say what will hold once it is stored.
+//! Keeps: the order that `Backend::commit` promises. A fence that holds (a tick fired twice, a key
+//! claimed twice) is an error of its statement, so that nothing of the batch is stored.
+//! Never: sends anything, or changes what is known of the store: `Effects` say what will hold once
+//! it is stored.
 //! In: `writer`.
 
 use super::access::{self, texts};
@@ -17,8 +18,8 @@ use crate::model::*;
 /// Content bytes in one statement, so that no value comes near the server's 1 GiB.
 const TOGETHER: usize = 16 << 20;
 
-/// What will hold once a batch is stored. `at` is a statement's place in the transaction, whose answer says how many
-/// rows it touched.
+/// What will hold once a batch is stored. `at` is a statement's place in the transaction, whose
+/// answer says how many rows it touched.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) put: Vec<(SegmentId, Place)>,
@@ -121,9 +122,12 @@ fn define<'a>(change: &'a DefinitionChange, steps: &mut Vec<Step<'a>>, effects: 
         }
         DefinitionChange::PutQueue(queue) => steps.push(put_queue(queue)),
         DefinitionChange::DeleteQueue(id) => {
-            // Segments and waiting rows may be gigabytes: they are out of sight without their queue,
-            // and `maintain` deletes them in steps.
-            steps.push(Step::new(statement::QUEUE_DELETE, vec![Box::new(bits(id.0))]));
+            // Segments and waiting rows may be gigabytes: they are out of sight without their
+            // queue, and `maintain` deletes them in steps.
+            steps.push(Step::new(
+                statement::QUEUE_DELETE,
+                vec![Box::new(bits(id.0))],
+            ));
             effects.gone_queues.push(*id);
         }
         DefinitionChange::PutBinding(row) => steps.push(binding(statement::BINDING_PUT, row)),
@@ -202,7 +206,10 @@ fn insert_segments<'a>(
             Box::new(piece.iter().map(|row| &*row.index).collect::<Vec<&[u8]>>()),
             Box::new(piece.iter().map(|row| &*row.data).collect::<Vec<&[u8]>>()),
         ];
-        steps.push(Step::new(Text::of_slot(statement::SEGMENT_INSERT, slot), values));
+        steps.push(Step::new(
+            Text::of_slot(statement::SEGMENT_INSERT, slot),
+            values,
+        ));
     }
     effects.put.extend(rows.iter().map(|row| {
         let place = Place {
@@ -229,7 +236,10 @@ fn keep_waiting(batch: &Batch, slot: usize, steps: &mut Vec<Step<'_>>, effects: 
             Box::new(bits(row.queue.0)),
             Box::new(bits(row.seq)),
         ];
-        steps.push(Step::new(Text::of_slot(statement::SEGMENT_KEEP_WAITING, slot), values));
+        steps.push(Step::new(
+            Text::of_slot(statement::SEGMENT_KEEP_WAITING, slot),
+            values,
+        ));
     }
 }
 
@@ -252,10 +262,17 @@ fn put_waiting<'a>(
         for slot in slots.with_waiting() {
             effects.unwaiting.push((steps.len(), slot));
             let values: Vec<Value<'a>> = vec![
-                Box::new(gone.iter().map(|(queue, _)| bits(queue.0)).collect::<Vec<i64>>()),
+                Box::new(
+                    gone.iter()
+                        .map(|(queue, _)| bits(queue.0))
+                        .collect::<Vec<i64>>(),
+                ),
                 Box::new(gone.iter().map(|(_, seq)| bits(*seq)).collect::<Vec<i64>>()),
             ];
-            steps.push(Step::new(Text::of_slot(statement::WAITING_DELETE, slot), values));
+            steps.push(Step::new(
+                Text::of_slot(statement::WAITING_DELETE, slot),
+                values,
+            ));
         }
     }
     let bytes = |row: &WaitingRow| row.index.len() + row.data.len();
@@ -382,7 +399,11 @@ fn insert_jobs<'a>(jobs: &[&'a Job]) -> Step<'a> {
         Box::new(jobs.iter().map(|job| value(job)).collect::<Vec<i64>>())
     };
     let some = |value: fn(&Job) -> Option<i64>| -> Value<'a> {
-        Box::new(jobs.iter().map(|job| value(job)).collect::<Vec<Option<i64>>>())
+        Box::new(
+            jobs.iter()
+                .map(|job| value(job))
+                .collect::<Vec<Option<i64>>>(),
+        )
     };
     let texts = |value: fn(&'a Job) -> &'a str| -> Value<'a> {
         let words = jobs.iter().map(|job| Words(value(job)));
@@ -460,7 +481,11 @@ fn change_job(change: &JobChange) -> Option<Step<'_>> {
                     Box::new(error.map(|error| Words(&error.code))),
                     Box::new(error.map(|error| Words(&error.detail))),
                     Box::new(result.and_then(|it| it.content_type.as_deref()).map(Words)),
-                    Box::new(result.and_then(|it| it.content_encoding.as_deref()).map(Words)),
+                    Box::new(
+                        result
+                            .and_then(|it| it.content_encoding.as_deref())
+                            .map(Words),
+                    ),
                     Box::new(result.map(|result| &*result.body)),
                 ],
             )

@@ -1,13 +1,15 @@
-//! What a commit changes beside segments and rows, as one line; and what all lines together say. Pure.
+//! What a commit changes beside segments and rows, as one line; and what all lines together say.
+//! Pure.
 //!
 //! Keeps: `State` after some lines is what a start would find in them.
 //! Never: talks to the server.
-//! In: `apply` makes lines, `writer` takes them into the state once they are stored, `reader` at a start.
+//! In: `apply` makes lines, `writer` takes them into the state once they are stored, `reader` at a
+//! start.
 
 use std::collections::{HashMap, HashSet};
 
-use super::statement::{self, Text};
 use super::session::Step;
+use super::statement::{self, Text};
 use super::value::{Decoded, bits, number, numbers};
 use crate::log::batch::{HeadRow, SettledRow};
 use crate::model::*;
@@ -51,8 +53,10 @@ impl Line {
     /// Writes it into a journal.
     pub(super) fn step<'a>(&self, journal: usize) -> Step<'a> {
         let heads = || self.heads.iter();
-        let segments = |ids: &[SegmentId]| -> Vec<i64> { ids.iter().map(|id| bits(id.0)).collect() };
-        let list = |values: &mut dyn Iterator<Item = u64>| -> Vec<i64> { values.map(bits).collect() };
+        let segments =
+            |ids: &[SegmentId]| -> Vec<i64> { ids.iter().map(|id| bits(id.0)).collect() };
+        let list =
+            |values: &mut dyn Iterator<Item = u64>| -> Vec<i64> { values.map(bits).collect() };
         let settled = || self.settled.iter();
         let blobs: Vec<Vec<u8>> = settled().map(|row| row.bits.clone()).collect();
         Step::new(
@@ -93,7 +97,10 @@ impl Line {
         });
         let segments = |at| Ok(numbers(row, at)?.into_iter().map(SegmentId).collect());
         let bits: Vec<Vec<u8>> = row.try_get(18)?;
-        let settled = numbers(row, 16)?.into_iter().zip(numbers(row, 17)?).zip(bits);
+        let settled = numbers(row, 16)?
+            .into_iter()
+            .zip(numbers(row, 17)?)
+            .zip(bits);
         Ok(Self {
             position: number(row, 0)?,
             epoch: row.try_get(1)?,
@@ -105,7 +112,10 @@ impl Line {
             heads: heads.collect(),
             dropped_queues: numbers(row, 11)?.into_iter().map(QueueId).collect(),
             dropped_segments: segments(12)?,
-            live: numbers(row, 13)?.into_iter().zip(numbers(row, 14)?).collect(),
+            live: numbers(row, 13)?
+                .into_iter()
+                .zip(numbers(row, 14)?)
+                .collect(),
             unsettled: segments(15)?,
             settled: settled
                 .map(|((segment, queue), bits)| SettledRow {

@@ -1,13 +1,14 @@
 //! The schema's steps on this engine, compiled in.
 //!
-//! Keeps: nodes that start together run each step once. A database from a newer release, or one whose steps were
-//! changed, is never touched.
+//! Keeps: nodes that start together run each step once. A database from a newer release, or one
+//! whose steps were changed, is never touched.
 //! Never: creates a table outside `/migrations/postgres`, but for its own list.
 //! In: `owner`, before a node asks for the lease; `leveret store`.
 
 use sha2::{Digest, Sha256};
 
 use super::session::{Fault, Session};
+use super::statement;
 use super::value::number;
 
 macro_rules! migrations {
@@ -52,25 +53,23 @@ pub enum SchemaError {
 /// One for all nodes: the word's first bytes.
 const LOCK: i64 = i64::from_be_bytes(*b"leveret\0");
 
-const LIST: &str = "
-create table if not exists migration (
-  version bigint primary key,
-  name text not null,
-  checksum bytea not null,
-  applied_at timestamptz not null default clock_timestamp()
-)";
+/// Another node may be at it.
+const PATIENCE: &str = "set local lock_timeout = '60s'; set local statement_timeout = 0";
 
 /// The schema's newest step, 0 where there is none, and this program's.
 pub(super) async fn versions(session: &mut Session) -> Result<(i64, i64), SchemaError> {
     let newest = ALL.last().map_or(0, |step| step.0);
-    let there = session.rows("select to_regclass('migration') is not null", vec![]).await;
+    let there = session.rows(statement::MIGRATION_EXISTS, vec![]).await;
     let there = there.map_err(other)?;
     if !there.first().is_some_and(|row| row.get(0)) {
         return Ok((0, newest));
     }
-    let found = session.rows("select coalesce(max(version), 0) from migration", vec![]).await;
+    let found = session.rows(statement::MIGRATION_NEWEST, vec![]).await;
     let found = found.map_err(other)?;
-    let found = found.first().map_or(Ok(0), |row| number(row, 0)).map_err(other)?;
+    let found = found
+        .first()
+        .map_or(Ok(0), |row| number(row, 0))
+        .map_err(other)?;
     Ok((found.cast_signed(), newest))
 }
 
@@ -92,9 +91,13 @@ pub(super) async fn run(session: &mut Session) -> Result<(i64, i64), SchemaError
 }
 
 async fn steps(session: &mut Session) -> Result<(i64, i64), SchemaError> {
-    let lock = format!("set local lock_timeout = '60s'; select pg_advisory_xact_lock({LOCK})");
-    session.run(&lock).await.map_err(fault)?;
-    session.run(LIST).await.map_err(fault)?;
+    session.run(PATIENCE).await.map_err(fault)?;
+    let lock = session.rows(statement::MIGRATION_LOCK, vec![Box::new(LOCK)]);
+    lock.await.map_err(other)?;
+    session
+        .run(statement::MIGRATION_CREATE)
+        .await
+        .map_err(fault)?;
     let applied = check(session).await?;
     let mut last = applied.last().copied().unwrap_or(0);
     let first = last;
@@ -110,9 +113,12 @@ async fn steps(session: &mut Session) -> Result<(i64, i64), SchemaError> {
             },
         };
         session.run(text).await.map_err(failed)?;
-        let insert = "insert into migration (version, name, checksum) values ($1, $2, $3)";
+        let insert = statement::MIGRATION_INSERT;
         let sum = Sha256::digest(text.as_bytes()).to_vec();
-        let rows = session.rows(insert, vec![Box::new(*version), Box::new(*name), Box::new(sum)]);
+        let rows = session.rows(
+            insert,
+            vec![Box::new(*version), Box::new(*name), Box::new(sum)],
+        );
         rows.await.map_err(other)?;
         last = *version;
     }
@@ -121,11 +127,13 @@ async fn steps(session: &mut Session) -> Result<(i64, i64), SchemaError> {
 
 /// The steps that were applied, all of which must be this program's.
 async fn check(session: &mut Session) -> Result<Vec<i64>, SchemaError> {
-    let rows = session.rows("select version, checksum from migration order by version", vec![]);
+    let rows = session.rows(statement::MIGRATION_LIST, vec![]);
     let mut applied = Vec::new();
     for row in rows.await.map_err(other)? {
-        let (version, sum): (i64, Vec<u8>) =
-            (row.try_get(0).map_err(other)?, row.try_get(1).map_err(other)?);
+        let (version, sum): (i64, Vec<u8>) = (
+            row.try_get(0).map_err(other)?,
+            row.try_get(1).map_err(other)?,
+        );
         let Some((_, _, text)) = ALL.iter().find(|step| step.0 == version) else {
             return Err(SchemaError::Newer(version));
         };

@@ -1,8 +1,8 @@
 //! Who owns the store: one row, a lease and an epoch.
 //!
-//! Keeps: the epoch rises with each taking, under a lock that excludes every commit under way; from then on commits
-//! with an older one fail. Only that is relied on: the clocks decide when a taking is tried, and when an
-//! owner that cannot renew gives up by itself.
+//! Keeps: the epoch rises with each taking, under a lock that excludes every commit under way; from
+//! then on commits with an older one fail. Only that is relied on: the clocks decide when a taking
+//! is tried, and when an owner that cannot renew gives up by itself.
 //! Never: asks twice whether it owns the store to conclude that it still does.
 //! In: `Postgres::open` waits here; its task renews.
 
@@ -89,7 +89,12 @@ pub(super) async fn wait(
         match taken {
             Ok(Some((epoch, asked_at))) => {
                 if let Some(session) = session {
-                    tell(standing, Standing::Owner { epoch: epoch as u64 });
+                    tell(
+                        standing,
+                        Standing::Owner {
+                            epoch: epoch as u64,
+                        },
+                    );
                     return Ok(Taken {
                         epoch,
                         asked_at,
@@ -130,7 +135,10 @@ async fn start(target: &Target, options: &Options) -> Result<Session, Trouble> {
     let migrated = migration::run(&mut session).await;
     let (before, after) = migrated.map_err(|error| match error {
         SchemaError::Other(why) => Trouble::Passing(format!("{to}: {why}")),
-        source => Trouble::Final(OpenError::Schema { to: to.clone(), source }),
+        source => Trouble::Final(OpenError::Schema {
+            to: to.clone(),
+            source,
+        }),
     })?;
     if before != after {
         tracing::info!(before, after, "the schema was brought up to date");
@@ -213,9 +221,13 @@ async fn look(
             }
             None => Ok(None),
         },
-        Err(error) if error.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => {
+        Err(error)
+            if error
+                .code()
+                .is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) =>
+        {
             // A commit that holds the row and does not end belongs to an owner that stands still.
-            let ended = session.rows(END_HOLDERS, vec![]).await;
+            let ended = session.rows(statement::OWNER_END_HOLDERS, vec![]).await;
             ended.map_err(|error| Trouble::Passing(describe(&error)))?;
             Ok(None)
         }
@@ -224,16 +236,6 @@ async fn look(
 }
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-
-/// Ends the transactions that stand open with the row of `owner` in their hands.
-const END_HOLDERS: &str = "
-select pg_terminate_backend(activity.pid)
-from pg_stat_activity as activity
-join pg_locks as held on held.pid = activity.pid
-where held.relation = 'owner'::regclass
-  and held.mode = 'RowShareLock'
-  and activity.pid <> pg_backend_pid()
-  and activity.usename = current_user";
 
 /// Renews until the lease is lost or the engine ends.
 pub(super) async fn renew(shared: Arc<Shared>, target: Target, taken: Taken) {
@@ -287,7 +289,9 @@ async fn ask(session: &mut Option<Session>, target: &Target, epoch: i64) -> Resu
     let Some(open) = session else {
         return Ok(true);
     };
-    let renewed = open.transact("begin", vec![fence(epoch), renewal(epoch)]).await;
+    let renewed = open
+        .transact("begin", vec![fence(epoch), renewal(epoch)])
+        .await;
     match renewed {
         Ok(rows) => Ok(rows.get(1).is_some_and(|rows| *rows == 1)),
         Err(Fault::Fenced) => Ok(false),

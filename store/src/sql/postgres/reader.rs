@@ -1,6 +1,7 @@
 //! Reads beside the commits.
 //!
-//! Keeps: each sees whole commits only; `load` is one snapshot. Header scans never name a blob column.
+//! Keeps: each sees whole commits only; `load` is one snapshot. Header scans never name a blob
+//! column.
 //! Never: writes.
 //! In: `Postgres`, for every verb that reads.
 
@@ -13,7 +14,9 @@ use super::journal::{Line, State};
 use super::session::{Fault, Session};
 use super::slots::{Place, SLOTS, Slots};
 use super::statement::{self, Text};
-use super::value::{Decoded, Value, Words, bits, name, number, small, some_text, text, word, wrong};
+use super::value::{
+    Decoded, Value, Words, bits, name, number, small, some_text, text, word, wrong,
+};
 use crate::log::batch::{DeduplicationRow, RetainedRow, WaitingRow};
 use crate::model::*;
 use crate::sql::{BackendError, Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
@@ -65,7 +68,10 @@ async fn find_all(session: &mut Session) -> Answer<Found> {
     let mut image = definitions(session).await?;
     for slot in 0..SLOTS {
         let text = Text::of_slot(statement::SEGMENT_LIST, slot);
-        for (header, bytes) in session.each(text, |row| Ok((segment(row)?, number(row, 9)?))).await? {
+        for (header, bytes) in session
+            .each(text, |row| Ok((segment(row)?, number(row, 9)?)))
+            .await?
+        {
             if state.is_gone(header.id) {
                 slots.put_dead(slot, bytes);
                 continue;
@@ -75,7 +81,10 @@ async fn find_all(session: &mut Session) -> Answer<Found> {
             image.segments.push(header);
         }
         let text = Text::of_slot(statement::WAITING_LIST, slot);
-        for (header, bytes) in session.each(text, |row| Ok((waiting(row)?, number(row, 4)?))).await? {
+        for (header, bytes) in session
+            .each(text, |row| Ok((waiting(row)?, number(row, 4)?)))
+            .await?
+        {
             slots.put_waiting(slot, header.queue, header.seq, bytes);
             image.waiting.push(header);
         }
@@ -111,7 +120,9 @@ async fn definitions(session: &mut Session) -> Answer<Image> {
         vhosts: session.each(VHOST_LIST, access::vhost).await?,
         users: session.each(USER_LIST, access::user).await?,
         permissions: session.each(PERMISSION_LIST, access::permission).await?,
-        topic_permissions: session.each(TOPIC_PERMISSION_LIST, access::topic_permission).await?,
+        topic_permissions: session
+            .each(TOPIC_PERMISSION_LIST, access::topic_permission)
+            .await?,
         policies: session.each(POLICY_LIST, access::policy).await?,
         parameters: session.each(PARAMETER_LIST, access::parameter).await?,
         limits: session.each(LIMIT_VALUE_LIST, access::limit).await?,
@@ -198,12 +209,16 @@ pub(super) async fn damaged_segments(session: &mut Session) -> Answer<Vec<Segmen
 }
 
 pub(super) async fn read_job(session: &mut Session, id: JobId) -> Answer<Option<Job>> {
-    let rows = session.rows(statement::JOB_READ, vec![Box::new(&id.0[..])]).await?;
+    let rows = session
+        .rows(statement::JOB_READ, vec![Box::new(&id.0[..])])
+        .await?;
     rows.first().map(job).transpose()
 }
 
 pub(super) async fn read_job_result(session: &mut Session, id: JobId) -> Answer<Option<JobResult>> {
-    let rows = session.rows(statement::JOB_RESULT_READ, vec![Box::new(&id.0[..])]).await?;
+    let rows = session
+        .rows(statement::JOB_RESULT_READ, vec![Box::new(&id.0[..])])
+        .await?;
     let result = |row: &Row| {
         Ok(JobResult {
             content_type: some_text(row, 0)?,
@@ -234,7 +249,9 @@ pub(super) async fn key_claim(
 
 pub(super) async fn list_jobs(session: &mut Session, filter: JobFilter) -> Answer<Vec<Job>> {
     // One byte longer than an id, so above each of them.
-    let before = filter.before.map_or_else(|| vec![0xff; 17], |id| id.0.to_vec());
+    let before = filter
+        .before
+        .map_or_else(|| vec![0xff; 17], |id| id.0.to_vec());
     let mut values: Vec<Value<'_>> = vec![
         Box::new(before),
         Box::new(filter.vhost.as_deref().map(Words)),

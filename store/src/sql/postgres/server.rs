@@ -1,15 +1,16 @@
 //! A PostgreSQL server for this process's tests, and a database in it for each.
 //!
-//! Keeps: the server is this process's own, in a temporary folder, on a free port; it ends with it. A test that
-//! asks for a server which is not installed fails, and says how to install it.
+//! Keeps: the server is this process's own, in a temporary folder, on a free port; it ends with it.
+//! A test that asks for a server which is not installed fails, and says how to install it.
 //! In: `contract.rs` and the tests of `postgres`.
+#![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::{Client, NoTls};
 
@@ -31,8 +32,12 @@ static SERVER: OnceLock<Server> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 fn programs() -> PathBuf {
-    let all = VERSIONS.iter().map(|version| format!("/usr/lib/postgresql/{version}/bin"));
-    let found = all.map(PathBuf::from).find(|path| path.join("postgres").exists());
+    let all = VERSIONS
+        .iter()
+        .map(|version| format!("/usr/lib/postgresql/{version}/bin"));
+    let found = all
+        .map(PathBuf::from)
+        .find(|path| path.join("postgres").exists());
     found.unwrap_or_else(|| panic!("no PostgreSQL server here: apt-get install postgresql"))
 }
 
@@ -52,12 +57,26 @@ impl Server {
             }
         };
         let mut make = Command::new(programs.join("initdb"));
-        make.args(["--auth=trust", "--username=leveret", "--encoding=UTF8", "--no-sync", "-D"]);
+        make.args([
+            "--auth=trust",
+            "--username=leveret",
+            "--encoding=UTF8",
+            "--no-sync",
+            "-D",
+        ]);
         make.arg(&data).current_dir(dir.path());
         as_user(&mut make);
         let made = make.output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let process = Self::run(&programs, &data, dir.path(), port, as_user);
         let server = Self {
             port,
@@ -82,8 +101,15 @@ impl Server {
              server=$!; cat >/dev/null; kill -INT $server; wait $server";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]);
-        command.arg(programs.join("postgres")).arg(data).arg(port.to_string()).arg(dir);
-        command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .arg(programs.join("postgres"))
+            .arg(data)
+            .arg(port.to_string())
+            .arg(dir);
+        command
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         as_user(&mut command);
         command.process_group(0).spawn().unwrap()
     }
@@ -137,7 +163,10 @@ impl Database {
         let server = server.await.unwrap();
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         let client = server.client("postgres").await;
-        client.batch_execute(&format!("create database {name}")).await.unwrap();
+        client
+            .batch_execute(&format!("create database {name}"))
+            .await
+            .unwrap();
         Self { name }
     }
 
@@ -157,12 +186,19 @@ impl Database {
 
     pub(in crate::sql) async fn open(&self, options: Options) -> Postgres {
         let standing = watch::channel(Standing::default()).0;
-        Postgres::open(self.target(), options, &standing).await.unwrap()
+        Postgres::open(self.target(), options, &standing)
+            .await
+            .unwrap()
     }
 
     /// As if the lease had ended.
     pub(in crate::sql) async fn free(&self) {
         let client = self.client().await;
-        client.batch_execute("update owner set released = true").await.unwrap();
+        let row = client.query_one(statement::OWNER_READ, &[]).await.unwrap();
+        let epoch: i64 = row.get(0);
+        client
+            .execute(statement::OWNER_RELEASE, &[&epoch])
+            .await
+            .unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! One connection to the server: prepared statements, and transactions that are one trip.
 //!
-//! Keeps: a session that answers is on a primary, of a version and with settings that keep the engine's promises. A
-//! transaction's statements are all sent before the first answer is awaited. A future that is dropped
-//! leaves nothing behind: the driver reads its answers and throws them away.
+//! Keeps: a session that answers is on a primary, of a version and with settings that keep the
+//! engine's promises. A transaction's statements are all sent before the first answer is awaited. A
+//! future that is dropped leaves nothing behind: the driver reads its answers and throws them away.
 //! Never: uses a connection again of which it does not know whether a transaction is open.
 //! In: `writer`, `reader`, `owner`.
 
@@ -154,8 +154,10 @@ impl Session {
         let row = row.map_err(|error| failed(&self.to, &error))?;
         let wrong = |error: tokio_postgres::Error| failed(&self.to, &error);
         let to = self.to.clone();
-        let (number, version): (i64, String) =
-            (row.try_get(0).map_err(wrong)?, row.try_get(1).map_err(wrong)?);
+        let (number, version): (i64, String) = (
+            row.try_get(0).map_err(wrong)?,
+            row.try_get(1).map_err(wrong)?,
+        );
         if number < OLDEST {
             return Err(Unusable::Old { to, found: version });
         }
@@ -175,7 +177,10 @@ impl Session {
             return Err(Unusable::Standby { to });
         }
         if role == Role::Writer && self.server.synchronous_commit == "off" {
-            let on = self.client.batch_execute("set synchronous_commit = on").await;
+            let on = self
+                .client
+                .batch_execute("set synchronous_commit = on")
+                .await;
             on.map_err(wrong)?;
         }
         Ok(())
@@ -213,7 +218,7 @@ impl Session {
         for (statement, values) in ready {
             answers.push(sent(async move { client.execute_raw(&statement, values).await }).await);
             // A statement that could not even be sent must not be missing from what is committed.
-            if answers.last().is_some_and(|answer| has_failed(answer)) {
+            if answers.last().is_some_and(has_failed) {
                 end = "rollback";
                 break;
             }
@@ -249,7 +254,10 @@ impl Session {
 
     /// Runs a text of ours that gives no rows, outside any transaction.
     pub(super) async fn run(&self, text: &str) -> Result<(), Fault> {
-        self.client.batch_execute(text).await.map_err(|error| judge(&error))
+        self.client
+            .batch_execute(text)
+            .await
+            .map_err(|error| judge(&error))
     }
 
     pub(super) async fn rows(
@@ -259,7 +267,11 @@ impl Session {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         use futures::TryStreamExt;
         let statement = self.prepare(text.into()).await?;
-        self.client.query_raw(&statement, values).await?.try_collect().await
+        self.client
+            .query_raw(&statement, values)
+            .await?
+            .try_collect()
+            .await
     }
 
     /// Row by row: what is kept of a row is much smaller than the driver's form of it.
@@ -322,7 +334,8 @@ where
 pub(super) fn judge(error: &tokio_postgres::Error) -> Fault {
     let text = describe(error);
     let Some(error) = error.as_db_error() else {
-        // A value that cannot be written never leaves this process, and leaves the session as it was.
+        // A value that cannot be written never leaves this process, and leaves the session as it
+        // was.
         let source = std::error::Error::source(error);
         let is_io = source.is_some_and(|source| source.is::<std::io::Error>());
         return match error.is_closed() || is_io {
@@ -362,9 +375,9 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     out
 }
 
-/// Of writes: rows are found by keys, whatever the statistics say of tables that fill and are emptied
-/// all the time. A commit has no time limit: one that is cancelled while it waits for a standby
-/// reports success. A lock is waited for briefly.
+/// Of writes: rows are found by keys, whatever the statistics say of tables that fill and are
+/// emptied all the time. A commit has no time limit: one that is cancelled while it waits for a
+/// standby reports success. A lock is waited for briefly.
 const WRITER: &str = "
 set enable_seqscan = off;
 set enable_hashjoin = off;

@@ -1,7 +1,7 @@
 //! Where segments and waiting rows stand, and what can become of each slot. Pure.
 //!
-//! Keeps: a slot is filled, rests, and is truncated once nothing of it is needed; the one that is filled is never
-//! truncated, and a slot that is not empty is never filled anew.
+//! Keeps: a slot is filled, rests, and is truncated once nothing of it is needed; the one that is
+//! filled is never truncated, and a slot that is not empty is never filled anew.
 //! Never: talks to the server.
 //! In: `writer` asks what to do and tells what was done; `reader` asks where a segment is.
 
@@ -11,11 +11,6 @@ use crate::model::*;
 
 /// Tables of each kind: `segment_00` to `segment_15`.
 pub(super) const SLOTS: usize = 16;
-/// A slot is filled up to this many bytes, or an eighth of all that is needed where that is more: so many slots
-/// are enough for a backlog of any size.
-const SLOT_BYTES: u64 = 64 << 20;
-/// And up to this many rows: their index entries cost as much as small contents.
-const SLOT_ROWS: u64 = 200_000;
 /// Of a resting slot so little is needed that it pays to move it: one in so many bytes.
 const SPARSE: u64 = 8;
 /// Fewer free slots than this, and the sparsest is moved however much of it is needed.
@@ -54,9 +49,17 @@ pub(super) struct Slots {
     current: usize,
     /// Of each queue the highest message that ever waited: what is above has no row yet.
     waited: HashMap<QueueId, Seq>,
+    /// When a slot is full.
+    bytes_max: u64,
+    rows_max: u64,
 }
 
 impl Slots {
+    /// See `Options`.
+    pub(super) fn limit(&mut self, bytes_max: u64, rows_max: u64) {
+        (self.bytes_max, self.rows_max) = (bytes_max, rows_max);
+    }
+
     pub(super) fn current(&self) -> usize {
         self.current
     }
@@ -88,7 +91,9 @@ impl Slots {
 
     /// False for a row that surely replaces none.
     pub(super) fn may_wait(&self, queue: QueueId, seq: Seq) -> bool {
-        self.waited.get(&queue).is_some_and(|&highest| seq <= highest)
+        self.waited
+            .get(&queue)
+            .is_some_and(|&highest| seq <= highest)
     }
 
     /// A segment was stored, or found at a start.
@@ -166,7 +171,7 @@ impl Slots {
     pub(super) fn next(&self) -> Option<usize> {
         let now = &self.all[self.current];
         let needed: u64 = self.all.iter().map(|slot| slot.live_bytes).sum();
-        if now.bytes < SLOT_BYTES.max(needed / 8) && now.rows < SLOT_ROWS {
+        if now.bytes < self.bytes_max.max(needed / 8) && now.rows < self.rows_max {
             return None;
         }
         let others = (1..SLOTS).map(|step| (self.current + step) % SLOTS);
@@ -176,9 +181,8 @@ impl Slots {
     /// Resting slots of which nothing is needed.
     pub(super) fn to_truncate(&self) -> Vec<usize> {
         let all = self.all.iter().enumerate();
-        let done = all.filter(|(at, slot)| {
-            *at != self.current && slot.rows > 0 && !slot.is_needed()
-        });
+        let done =
+            all.filter(|(at, slot)| *at != self.current && slot.rows > 0 && !slot.is_needed());
         done.map(|(at, _)| at).collect()
     }
 

@@ -1,5 +1,5 @@
-//! The texts that go to the server: its own in `postgres/statements/`, and those of `statements/` that both
-//! engines take.
+//! The texts that go to the server: its own in `statements/postgres/`, and those of `statements/`
+//! that both engines take.
 //!
 //! Keeps: each text is a file, read at compile time. `?` becomes `$1` and `{slot}` a table's number
 //! when a text is prepared, so that a file serves all slots.
@@ -9,7 +9,7 @@
 macro_rules! statements {
     ($($name:ident = $file:literal),* $(,)?; $($own:ident = $own_file:literal),* $(,)?) => {
         $(pub(super) const $name: &str = include_str!(concat!("../statements/", $file, ".sql"));)*
-        $(pub(super) const $own: &str = include_str!(concat!("statements/", $own_file, ".sql"));)*
+        $(pub(super) const $own: &str = include_str!(concat!("../statements/postgres/", $own_file, ".sql"));)*
         /// File name without `.sql`, and text, of every statement.
         #[cfg(test)]
         pub(super) const ALL: &[(&str, &str)] =
@@ -99,6 +99,13 @@ statements! {
     JOURNAL_LIST = "journal.list",
     JOURNAL_POSITION = "journal.position",
     JOURNAL_TRUNCATE = "journal.truncate",
+    MIGRATION_CREATE = "migration.create",
+    MIGRATION_EXISTS = "migration.exists",
+    MIGRATION_INSERT = "migration.insert",
+    MIGRATION_LIST = "migration.list",
+    MIGRATION_LOCK = "migration.lock",
+    MIGRATION_NEWEST = "migration.newest",
+    OWNER_END_HOLDERS = "owner.end_holders",
     OWNER_FENCE = "owner.fence",
     OWNER_LOCK = "owner.lock",
     OWNER_READ = "owner.read",
@@ -190,6 +197,9 @@ mod tests {
         assert_eq!(numbered("?2 is null or c = ?2"), "$2 is null or c = $2");
         let text = Text::moved("insert into segment_{slot} from segment_{other}", 3, 12);
         assert_eq!(text.form(), "insert into segment_03 from segment_12");
-        assert_eq!(Text::of_slot("truncate journal_{slot}", 1).form(), "truncate journal_1");
+        assert_eq!(
+            Text::of_slot("truncate journal_{slot}", 1).form(),
+            "truncate journal_1"
+        );
     }
 }

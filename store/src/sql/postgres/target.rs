@@ -1,7 +1,8 @@
 //! Where the server is, and how to get in: a URL, a password, TLS.
 //!
-//! Keeps: a password is read anew for each connection, so that it can be changed; it is in no name and no error.
-//! TLS is asked for unless the server is on this machine, and then its certificate must be right.
+//! Keeps: a password is read anew for each connection, so that it can be changed; it is in no name
+//! and no error. TLS is asked for unless the server is on this machine, and then its certificate
+//! must be right.
 //! Never: falls back to no TLS.
 //! In: `session` connects.
 
@@ -56,8 +57,8 @@ pub enum UrlError {
 }
 
 impl Target {
-    /// `postgres://user@host:port/database`, with libpq's parameters, also `sslmode`, `sslrootcert`,
-    /// `sslcert` and `sslkey`, and `schema` for tables elsewhere than in `public`. A
+    /// `postgres://user@host:port/database`, with libpq's parameters, also `sslmode`,
+    /// `sslrootcert`, `sslcert` and `sslkey`, and `schema` for tables elsewhere than in `public`. A
     /// password that stands in the URL is used when there is none here.
     ///
     /// # Errors
@@ -135,13 +136,17 @@ impl Target {
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {
             let read = std::fs::read_to_string(path);
-            let text = read.map_err(|error| format!("password file {}: {error}", path.display()))?;
+            let text =
+                read.map_err(|error| format!("password file {}: {error}", path.display()))?;
             config.password(text.trim_end_matches(['\r', '\n']));
         }
         Ok(config)
     }
 
-    pub(super) async fn connect(&self, config: &Config) -> Result<(Client, JoinHandle<()>), String> {
+    pub(super) async fn connect(
+        &self,
+        config: &Config,
+    ) -> Result<(Client, JoinHandle<()>), String> {
         let failed = |error: tokio_postgres::Error| session::describe(&error);
         let Some(tls) = &self.tls else {
             let (client, link) = config.connect(NoTls).await.map_err(failed)?;
@@ -149,7 +154,10 @@ impl Target {
         };
         let connector = MakeRustlsConnect::new(tls.client()?);
         let (client, link) = config.connect(connector).await.map_err(|error| {
-            format!("{} (TLS is asked for; sslmode=disable goes without)", failed(error))
+            format!(
+                "{} (TLS is asked for; sslmode=disable goes without)",
+                failed(error)
+            )
         })?;
         Ok((client, tokio::spawn(async move { ended(link.await) })))
     }
@@ -157,14 +165,22 @@ impl Target {
 
 fn ended(how: Result<(), tokio_postgres::Error>) {
     if let Err(error) = how {
-        tracing::debug!(error = session::describe(&error), "a database connection ended");
+        tracing::debug!(
+            error = session::describe(&error),
+            "a database connection ended"
+        );
     }
 }
 
 impl Tls {
     fn client(&self) -> Result<ClientConfig, String> {
         let mut roots = RootCertStore::empty();
-        let system = || SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
+        let system = || {
+            SYSTEM_ROOTS
+                .iter()
+                .map(Path::new)
+                .find(|path| path.exists())
+        };
         let Some(file) = self.roots.as_deref().or_else(system) else {
             return Err("no certificates to trust: name them by sslrootcert".into());
         };
@@ -203,7 +219,10 @@ impl Tls {
 }
 
 fn name(config: &Config) -> String {
-    let hosts = config.get_hosts().iter().zip(config.get_ports().iter().cycle());
+    let hosts = config
+        .get_hosts()
+        .iter()
+        .zip(config.get_ports().iter().cycle());
     let hosts: Vec<String> = hosts
         .map(|(host, port)| match host {
             Host::Tcp(name) => format!("{name}:{port}"),
@@ -237,7 +256,8 @@ fn unescaped(text: &str) -> String {
     while let [first, rest @ ..] = bytes {
         bytes = rest;
         let digits = rest.get(..2).filter(|_| *first == b'%');
-        let byte = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let byte = digits
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         match byte {
             Some(byte) => {
                 out.push(byte);
@@ -273,7 +293,10 @@ mod tests {
             ("postgres://me@db.example/work", true),
             ("postgres://me@db.example/work?sslmode=disable", false),
             ("postgres://me@127.0.0.1/work", false),
-            ("postgres://me@localhost/work?sslmode=verify-full&sslrootcert=/x%2Fy.pem", true),
+            (
+                "postgres://me@localhost/work?sslmode=verify-full&sslrootcert=/x%2Fy.pem",
+                true,
+            ),
             ("postgres://me@%2Frun%2Fpostgresql/work", false),
         ] {
             assert_eq!(parsed(url).unwrap().tls.is_some(), tls, "{url}");
@@ -292,7 +315,10 @@ mod tests {
             ("postgres://me@h:port/w", "not a PostgreSQL URL"),
         ] {
             let error = parsed(url).err().map(|error| error.to_string());
-            assert!(error.as_ref().is_some_and(|text| text.contains(words)), "{url}: {error:?}");
+            assert!(
+                error.as_ref().is_some_and(|text| text.contains(words)),
+                "{url}: {error:?}"
+            );
         }
     }
 
@@ -303,6 +329,9 @@ mod tests {
         let target = Target::parse("postgres://me@h/w", None, Some(&file)).unwrap();
         assert!(target.config().unwrap_err().contains("password file"));
         std::fs::write(&file, "pass word\n").unwrap();
-        assert_eq!(target.config().unwrap().get_password(), Some(&b"pass word"[..]));
+        assert_eq!(
+            target.config().unwrap().get_password(),
+            Some(&b"pass word"[..])
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Values on their way to the server and back.
 //!
-//! Keeps: any text that a client may name something with comes back as it was. A text of the server cannot hold
-//! the character NUL; it and the character that stands in for it are written as two. Unsigned numbers keep
-//! their bits.
+//! Keeps: any text that a client may name something with comes back as it was. A text of the server
+//! cannot hold the character NUL; it and the character that stands in for it are written as two.
+//! Unsigned numbers keep their bits.
 //! Never: knows a table.
 //! In: `apply` and `access` write, `reader` reads.
 
@@ -24,7 +24,11 @@ pub(super) type Value<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 pub(super) struct Words<'a>(pub(super) &'a str);
 
 impl ToSql for Words<'_> {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         if !self.0.contains(['\0', STAND_IN]) {
             return self.0.to_sql(ty, out);
         }
@@ -69,17 +73,31 @@ pub(super) type Decoded<T> = Result<T, tokio_postgres::Error>;
 
 pub(super) fn text(row: &Row, at: usize) -> Decoded<String> {
     let found: String = row.try_get(at)?;
-    Ok(if found.contains(STAND_IN) { read(&found) } else { found })
+    Ok(if found.contains(STAND_IN) {
+        read(&found)
+    } else {
+        found
+    })
 }
 
 pub(super) fn some_text(row: &Row, at: usize) -> Decoded<Option<String>> {
     let found: Option<String> = row.try_get(at)?;
-    Ok(found.map(|found| if found.contains(STAND_IN) { read(&found) } else { found }))
+    Ok(found.map(|found| {
+        if found.contains(STAND_IN) {
+            read(&found)
+        } else {
+            found
+        }
+    }))
 }
 
 pub(super) fn name(row: &Row, at: usize) -> Decoded<Arc<str>> {
     let found: &str = row.try_get(at)?;
-    Ok(if found.contains(STAND_IN) { read(found).into() } else { found.into() })
+    Ok(if found.contains(STAND_IN) {
+        read(found).into()
+    } else {
+        found.into()
+    })
 }
 
 pub(super) fn number(row: &Row, at: usize) -> Decoded<u64> {

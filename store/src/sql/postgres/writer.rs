@@ -1,8 +1,9 @@
 //! The one task that writes: a request is a transaction, and a transaction is one trip.
 //!
-//! Keeps: a request runs to its end whoever stops waiting for it. When the connection ends in a commit, the next one
-//! finds out, by the position of the commit's line, whether it was stored; until then nothing is answered. What is
-//! known of the store changes only with what is stored in it.
+//! Keeps: a request runs to its end whoever stops waiting for it. When the connection ends in a
+//! commit, the next one finds out, by the position of the commit's line, whether it was stored;
+//! until then nothing is answered. What is known of the store changes only with what is stored in
+//! it.
 //! Never: reads for others.
 //! In: `Postgres` sends `Request`s.
 
@@ -58,8 +59,6 @@ pub(super) struct Due {
     pub(super) limit: u32,
 }
 
-/// A journal begins anew at this length, or at four times what a beginning takes.
-const JOURNAL_BYTES: u64 = 16 << 20;
 /// Segments whose end is told in one line.
 const SWEEP_SEGMENTS: usize = 4096;
 /// Rows deleted in one statement: some milliseconds.
@@ -80,7 +79,8 @@ const BEGIN: &str = "begin";
 /// Nobody waits for the disk.
 const BEGIN_RELAXED: &str = "begin; set local synchronous_commit = off";
 /// A table that somebody else holds is truncated another time: commits wait behind this one.
-const BEGIN_TRUNCATE: &str = "begin; set local synchronous_commit = off; set local lock_timeout = '20ms'";
+const BEGIN_TRUNCATE: &str =
+    "begin; set local synchronous_commit = off; set local lock_timeout = '20ms'";
 /// For the end of a connection that is gone.
 const BEGIN_RESOLVE: &str = "begin; set local lock_timeout = '2s'";
 
@@ -164,7 +164,10 @@ impl Writer {
             ids.find(taken)
         };
         if let Some(id) = taken {
-            return Err(CommitError::NotDone(format!("segment {} is there already", id.0)));
+            return Err(CommitError::NotDone(format!(
+                "segment {} is there already",
+                id.0
+            )));
         }
         let begin = if sync { BEGIN } else { BEGIN_RELAXED };
         let stored = self.store(begin, Work::Batch(batch)).await?;
@@ -176,11 +179,7 @@ impl Writer {
     }
 
     /// Jobs that were final before.
-    async fn refused(
-        &mut self,
-        batch: &Batch,
-        stored: &Stored,
-    ) -> Result<Vec<JobId>, CommitError> {
+    async fn refused(&mut self, batch: &Batch, stored: &Stored) -> Result<Vec<JobId>, CommitError> {
         let finishes = &stored.effects.finishes;
         if stored.rows.is_some() {
             let late = finishes.iter().filter(|(at, _)| stored.rows(*at) == 0);
@@ -195,7 +194,11 @@ impl Writer {
                 vec![Box::new(&id.0[..]), Box::new(state.as_str()), Box::new(*at)]
             };
             let is_ours = loop {
-                let found = self.connected().await?.rows(statement::JOB_FINISHED, values()).await;
+                let found = self
+                    .connected()
+                    .await?
+                    .rows(statement::JOB_FINISHED, values())
+                    .await;
                 match found {
                     Ok(rows) => break !rows.is_empty(),
                     Err(error) => self.disconnect(&describe(&error)),
@@ -217,7 +220,8 @@ impl Writer {
             }
         }
         let whole = self.state.bytes(self.shared.slots().count());
-        if self.journal_bytes < JOURNAL_BYTES.max(whole * 4) || self.stale_journal {
+        let most = self.shared.options.journal_bytes.max(whole * 4);
+        if self.journal_bytes < most || self.stale_journal {
             return Ok(());
         }
         self.store(BEGIN_RELAXED, Work::Whole).await.map(drop)
@@ -277,7 +281,12 @@ impl Writer {
             }
             Work::Rows(rows) => {
                 for (at, (text, values)) in rows.iter().enumerate() {
-                    if let Text { sql: statement::WAITING_DELETE_OF_QUEUES, slot, .. } = text {
+                    if let Text {
+                        sql: statement::WAITING_DELETE_OF_QUEUES,
+                        slot,
+                        ..
+                    } = text
+                    {
                         effects.unwaiting.push((at + 1, usize::from(*slot)));
                     }
                     let values = values.iter().map(|value| -> Value<'a> {
@@ -355,7 +364,8 @@ impl Writer {
             let text = Text::of_slot(statement::WAITING_COUNT, slot);
             let count = loop {
                 let found = self.connected().await?.rows(text, vec![]).await;
-                let counted = found.and_then(|rows| rows.first().map_or(Ok(0), |row| number(row, 0)));
+                let counted =
+                    found.and_then(|rows| rows.first().map_or(Ok(0), |row| number(row, 0)));
                 match counted {
                     Ok(count) => break count,
                     Err(error) => self.disconnect(&describe(&error)),
@@ -379,7 +389,8 @@ impl Writer {
         }
     }
 
-    /// The session, opened anew where it ended; waits for the database as long as this node owns it.
+    /// The session, opened anew where it ended; waits for the database as long as this node owns
+    /// it.
     async fn connected(&mut self) -> Result<&mut Session, CommitError> {
         self.position().await?;
         match &mut self.session {
@@ -388,8 +399,8 @@ impl Writer {
         }
     }
 
-    /// The position of the newest line. With a new session it is read, once the transaction that the
-    /// last one may have left has ended.
+    /// The position of the newest line. With a new session it is read, once the transaction that
+    /// the last one may have left has ended.
     async fn position(&mut self) -> Result<u64, CommitError> {
         let mut pause = RECONNECT_FIRST;
         loop {
@@ -397,7 +408,11 @@ impl Writer {
                 // Counted where it would have gone on: a stale owner that was told in time.
                 return Err(CommitError::Fenced(why));
             }
-            if self.session.as_ref().is_some_and(|session| !session.is_closed()) {
+            if self
+                .session
+                .as_ref()
+                .is_some_and(|session| !session.is_closed())
+            {
                 return Ok(self.state.position);
             }
             match self.resolve().await {
@@ -409,7 +424,8 @@ impl Writer {
                          did not have them",
                     );
                     metrics::counter!("leveret_store_went_back_total").increment(1);
-                    self.shared.lose("the database went back behind what it had confirmed");
+                    self.shared
+                        .lose("the database went back behind what it had confirmed");
                 }
                 Ok(found) => return Ok(found),
                 Err(Fault::Fenced) => return Err(self.fenced()),
@@ -436,7 +452,10 @@ impl Writer {
                 session.run("rollback").await?;
                 let name = self.shared.target.application();
                 let values: Vec<Value<'_>> = vec![Box::new(name)];
-                session.rows(statement::DATABASE_END_OTHERS, values).await.map_err(of)?;
+                session
+                    .rows(statement::DATABASE_END_OTHERS, values)
+                    .await
+                    .map_err(of)?;
                 return Err(of(error));
             }
         };
@@ -444,8 +463,14 @@ impl Writer {
         if epoch != Some(self.epoch) {
             return Err(Fault::Fenced);
         }
-        let rows = session.rows(statement::JOURNAL_POSITION, vec![]).await.map_err(of)?;
-        let found = rows.first().map_or(Ok(0), |row| number(row, 0)).map_err(of)?;
+        let rows = session
+            .rows(statement::JOURNAL_POSITION, vec![])
+            .await
+            .map_err(of)?;
+        let found = rows
+            .first()
+            .map_or(Ok(0), |row| number(row, 0))
+            .map_err(of)?;
         session.run("commit").await?;
         self.session = Some(session);
         Ok(found)
@@ -475,13 +500,16 @@ impl Writer {
         })
     }
 
-    /// Deduplication rows of few keys become rows of many, so that a start reads a million in one go.
+    /// Deduplication rows of few keys become rows of many, so that a start reads a million in one
+    /// go.
     async fn merge_keys(&mut self) -> Result<(), BackendError> {
         let after = self.keys_merged;
         let values: Vec<Value<'_>> =
             vec![Box::new(after), Box::new(SMALL_BYTES), Box::new(LOOK_ROWS)];
         let session = self.connected().await.map_err(why)?;
-        let rows = session.rows(statement::DEDUPLICATION_LIST_SMALL, values).await?;
+        let rows = session
+            .rows(statement::DEDUPLICATION_LIST_SMALL, values)
+            .await?;
         let mut queues: std::collections::BTreeMap<i64, Vec<i64>> = Default::default();
         let mut last = if rows.is_empty() { 0 } else { after };
         for row in &rows {
@@ -491,8 +519,13 @@ impl Writer {
         queues.retain(|_, ids| ids.len() > 1);
         let ids: Vec<i64> = queues.into_values().flatten().collect();
         if !ids.is_empty() {
-            let merge = (Text::from(statement::DEDUPLICATION_MERGE), vec![Given::Numbers(ids)]);
-            self.store(BEGIN, Work::Rows(vec![merge])).await.map_err(why)?;
+            let merge = (
+                Text::from(statement::DEDUPLICATION_MERGE),
+                vec![Given::Numbers(ids)],
+            );
+            self.store(BEGIN, Work::Rows(vec![merge]))
+                .await
+                .map_err(why)?;
         }
         self.keys_merged = last;
         self.key_rows = match rows.len() as i64 == LOOK_ROWS {
@@ -511,7 +544,9 @@ impl Writer {
                 break;
             }
             let ids: Vec<SegmentId> = self.doomed.segments.iter().take(count).copied().collect();
-            self.store(BEGIN_RELAXED, Work::Drop(ids)).await.map_err(why)?;
+            self.store(BEGIN_RELAXED, Work::Drop(ids))
+                .await
+                .map_err(why)?;
             self.doomed.segments.drain(..count);
         }
         self.truncate().await?;
@@ -544,7 +579,10 @@ impl Writer {
                 rows.push((Text::from(statement::RETAINED_DELETE_OF_QUEUE), vec![id]));
             }
             let deletes = rows.len();
-            let stored = self.store(BEGIN_RELAXED, Work::Rows(rows)).await.map_err(why)?;
+            let stored = self
+                .store(BEGIN_RELAXED, Work::Rows(rows))
+                .await
+                .map_err(why)?;
             let full = |at: usize| stored.rows(at).cast_signed() >= SWEEP_ROWS;
             left = stored.rows.is_none() || (1..=deletes).any(full);
             if !left {
@@ -595,7 +633,10 @@ impl Writer {
                 Ok(false)
             }
             Err(Fault::Refused(why) | Fault::Full(why)) => {
-                tracing::debug!(reason = why, "a table is held by somebody: it is emptied later");
+                tracing::debug!(
+                    reason = why,
+                    "a table is held by somebody: it is emptied later"
+                );
                 self.held = HELD_PAUSE;
                 Ok(false)
             }
@@ -606,7 +647,9 @@ impl Writer {
     async fn move_some(&mut self) -> Result<bool, BackendError> {
         let found = {
             let slots = self.shared.slots();
-            slots.to_move().map(|from| (from, slots.some_of(from, MOVE_BYTES)))
+            slots
+                .to_move()
+                .map(|from| (from, slots.some_of(from, MOVE_BYTES)))
         };
         let Some((from, ids)) = found else {
             return Ok(false);

@@ -1,0 +1,523 @@
+//! What is about this engine only: ownership, lost answers, slots, what a database may be like.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use tokio_postgres::Client;
+
+use super::server::Database;
+use super::*;
+use crate::log::batch::*;
+use crate::sql::contract::{put_queues, segment, waiting};
+
+fn small() -> Options {
+    Options {
+        lease: Duration::from_secs(1),
+        slot_bytes: 20_000,
+        slot_rows: 50,
+        journal_bytes: 30_000,
+        ..Options::default()
+    }
+}
+
+fn segments(ids: impl IntoIterator<Item = u64>) -> Batch {
+    Batch {
+        segments: ids.into_iter().map(|id| segment(id, 1, id * 10)).collect(),
+        ..Batch::default()
+    }
+}
+
+async fn commit(engine: &Postgres, batch: Batch) -> Result<Committed, CommitError> {
+    engine.commit(Arc::new(batch), true).await
+}
+
+async fn ids(engine: &Postgres) -> BTreeSet<u64> {
+    let image = engine.load().await.unwrap();
+    image.segments.iter().map(|row| row.id.0).collect()
+}
+
+/// Bytes of all tables, by the files.
+async fn size(client: &Client) -> i64 {
+    let row = client
+        .query_one(statement::DATABASE_BYTES, &[])
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+#[tokio::test]
+async fn an_older_owner_is_refused_and_told() {
+    let database = Database::new().await;
+    let first = database.open(Options::default()).await;
+    commit(&first, put_queues([1])).await.unwrap();
+    commit(&first, segments([1])).await.unwrap();
+    // As after a pause longer than its lease.
+    database.free().await;
+    let second = database.open(Options::default()).await;
+    let refused = commit(&first, segments([2])).await;
+    assert!(
+        matches!(refused, Err(CommitError::Fenced(_))),
+        "{refused:?}"
+    );
+    let refused = first.retire(0, 0, 0, 10).await;
+    assert!(refused.is_err_and(|error| error.0.contains("took the store over")));
+    assert!(first.lost().await.contains("took the store over"));
+    commit(&second, segments([3])).await.unwrap();
+    assert_eq!(ids(&second).await, [1, 3].into());
+    first.close().await;
+    // A stale owner that ends gives nothing back.
+    commit(&second, segments([4])).await.unwrap();
+    second.close().await;
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_when_the_lease_ends_or_is_given_back() {
+    let database = Database::new().await;
+    let options = Options {
+        node: "one".into(),
+        ..small()
+    };
+    let first = database.open(options.clone()).await;
+    commit(&first, put_queues([1])).await.unwrap();
+    let (standing, mut known) = watch::channel(Standing::default());
+    let target = database.target();
+    let waiting = tokio::spawn(async move {
+        let options = Options {
+            node: "two".into(),
+            ..small()
+        };
+        Postgres::open(target, options, &standing).await.unwrap()
+    });
+    let expected = Standing::Standby {
+        owner: "one".into(),
+        epoch: 1,
+    };
+    known.wait_for(|now| *now == expected).await.unwrap();
+    // It renews, so it keeps the store for longer than a lease.
+    tokio::time::sleep(options.lease * 2).await;
+    assert_eq!(*known.borrow(), expected);
+    commit(&first, segments([1])).await.unwrap();
+    first.abandon();
+    let second = waiting.await.unwrap();
+    assert_eq!(*known.borrow(), Standing::Owner { epoch: 2 });
+    assert_eq!(ids(&second).await, [1].into());
+    second.close().await;
+    // Given back: nobody waits for the lease, though it is an hour.
+    let hour = Options {
+        lease: Duration::from_secs(3600),
+        ..Options::default()
+    };
+    let third = database.open(hour.clone()).await;
+    third.close().await;
+    let fourth = database.open(hour).await;
+    fourth.close().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_cannot_renew_gives_up() {
+    let database = Database::new().await;
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let client = database.client().await;
+    // Renewals and commits wait behind this lock.
+    client
+        .batch_execute("begin; lock table owner in access exclusive mode")
+        .await
+        .unwrap();
+    assert!(engine.lost().await.contains("could not be renewed"));
+    client.batch_execute("rollback").await.unwrap();
+    let refused = commit(&engine, segments([1])).await;
+    assert!(
+        matches!(refused, Err(CommitError::Fenced(_))),
+        "{refused:?}"
+    );
+    engine.close().await;
+}
+
+/// Connections end at any moment of a commit; each commit is stored once, and none is forgotten.
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_found_again() {
+    let database = Database::new().await;
+    let options = Options {
+        lease: Duration::from_secs(60),
+        ..small()
+    };
+    let engine = database.open(options).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let (client, name) = (
+        database.client().await,
+        database.target().application().to_owned(),
+    );
+    let ending = tokio::spawn(async move {
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+             where application_name = $1 and datname = current_database() and query not like '%owner%'";
+        for round in 0_u64.. {
+            client.execute(end, &[&name]).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(500 + round * 7919 % 9000)).await;
+        }
+    });
+    for id in 1..=150 {
+        let batch = Batch {
+            waiting: vec![waiting(1, id, 1)],
+            dropped_waiting: if id > 5 {
+                vec![(QueueId(1), id - 5)]
+            } else {
+                vec![]
+            },
+            ..segments([id])
+        };
+        commit(&engine, batch).await.unwrap();
+    }
+    ending.abort();
+    let _ = ending.await;
+    assert_eq!(ids_again(&engine).await, (1..=150).collect());
+    let image = engine.load().await.unwrap();
+    let seqs: Vec<Seq> = image.waiting.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, [146, 147, 148, 149, 150]);
+    engine.close().await;
+}
+
+/// A reader's connection may have been ended, too: it says so once.
+async fn ids_again(engine: &Postgres) -> BTreeSet<u64> {
+    for _ in 0..4 {
+        if let Ok(image) = engine.load().await {
+            return image.segments.iter().map(|row| row.id.0).collect();
+        }
+    }
+    panic!("the store cannot be read");
+}
+
+/// With a snapshot that pins everything: what is settled leaves no trace for long.
+#[tokio::test]
+async fn a_long_transaction_beside_it_makes_no_table_grow() {
+    let database = Database::new().await;
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let (pin, client) = (database.client().await, database.client().await);
+    pin.batch_execute("begin isolation level repeatable read; select count(*) from pg_class")
+        .await
+        .unwrap();
+    let mut sizes = Vec::new();
+    for round in 0..6_u64 {
+        for id in round * 300 + 1..=round * 300 + 300 {
+            let batch = Batch {
+                dropped_segments: if id > 20 {
+                    vec![SegmentId(id - 20)]
+                } else {
+                    vec![]
+                },
+                heads: vec![HeadRow {
+                    queue: QueueId(1),
+                    head: id,
+                    handed: id,
+                    next: id + 1,
+                }],
+                waiting: vec![waiting(1, id, 1)],
+                dropped_waiting: if id > 20 {
+                    vec![(QueueId(1), id - 20)]
+                } else {
+                    vec![]
+                },
+                settled: vec![SettledRow {
+                    segment: SegmentId(id),
+                    queue: QueueId(1),
+                    bits: vec![1; 30],
+                }],
+                ..segments([id])
+            };
+            engine.commit(Arc::new(batch), false).await.unwrap();
+            if id.is_multiple_of(25) {
+                engine.maintain().await.unwrap();
+            }
+        }
+        sizes.push(size(&client).await);
+    }
+    assert!(sizes[5] <= sizes[1] * 5 / 4, "{sizes:?}");
+    assert_eq!(ids(&engine).await, (1781..=1800).collect());
+    // And a start finds the same.
+    engine.abandon();
+    database.free().await;
+    let again = database.open(small()).await;
+    let image = again.load().await.unwrap();
+    assert_eq!(image.segments.len(), 20);
+    assert_eq!((image.settled.len(), image.waiting.len()), (20, 20));
+    assert_eq!(image.heads[0].head, 1800);
+    again.close().await;
+}
+
+/// A dump reads all tables for hours: they are emptied later, and commits go on.
+#[tokio::test]
+async fn a_table_that_is_read_is_emptied_later() {
+    let database = Database::new().await;
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let (dump, client) = (database.client().await, database.client().await);
+    dump.batch_execute(
+        "begin; select count(*) from segment; select count(*) from journal_0, journal_1",
+    )
+    .await
+    .unwrap();
+    for id in 1..=400 {
+        let dropped_segments = if id > 1 {
+            vec![SegmentId(id - 1)]
+        } else {
+            vec![]
+        };
+        let batch = Batch {
+            dropped_segments,
+            ..segments([id])
+        };
+        engine.commit(Arc::new(batch), false).await.unwrap();
+        if id.is_multiple_of(100) {
+            engine.maintain().await.unwrap();
+        }
+    }
+    let rows: i64 = client
+        .query_one("select count(*) from segment", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(rows, 400, "all are still there");
+    dump.batch_execute("commit").await.unwrap();
+    let begun = Instant::now();
+    loop {
+        engine.maintain().await.unwrap();
+        let rows: i64 = client
+            .query_one("select count(*) from segment", &[])
+            .await
+            .unwrap()
+            .get(0);
+        if rows < 100 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{rows} rows");
+    }
+    assert_eq!(ids(&engine).await, [400].into());
+    assert!(engine.read_segment(SegmentId(400)).await.unwrap().is_some());
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn any_name_comes_back() {
+    let database = Database::new().await;
+    let engine = database.open(Options::default()).await;
+    let name: Arc<str> = "nul \0, stand-in \u{fdd0}, 'quote', 兔".into();
+    let queue = QueueSpec {
+        id: QueueId(1),
+        vhost: "/".into(),
+        name: name.clone(),
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        work: false,
+        arguments: vec![0; 100_000],
+        paused: false,
+    };
+    let binding = BindingSpec {
+        vhost: "/".into(),
+        source: name.clone(),
+        destination_kind: DestinationKind::Queue,
+        destination: name.clone(),
+        routing_key: vec![0xff; 255],
+        // Not compressible, so that an index of it would be too large.
+        arguments: (0..100_000_u32)
+            .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+            .collect(),
+    };
+    let definitions = vec![
+        DefinitionChange::PutQueue(queue.clone()),
+        DefinitionChange::PutBinding(binding.clone()),
+        DefinitionChange::PutBinding(binding.clone()),
+    ];
+    let batch = Batch {
+        definitions,
+        ..Batch::default()
+    };
+    commit(&engine, batch).await.unwrap();
+    let image = engine.load().await.unwrap();
+    assert_eq!(
+        (image.queues, image.bindings),
+        (vec![queue], vec![binding.clone()])
+    );
+    let batch = Batch {
+        definitions: vec![DefinitionChange::DeleteBinding(binding)],
+        ..Batch::default()
+    };
+    commit(&engine, batch).await.unwrap();
+    assert!(engine.load().await.unwrap().bindings.is_empty());
+    engine.close().await;
+}
+
+async fn refusal(database: &Database, options: Options) -> String {
+    let standing = watch::channel(Standing::default()).0;
+    let opened = Postgres::open(database.target(), options, &standing).await;
+    opened
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_schema_or_cluster_that_is_not_ours_is_refused() {
+    let database = Database::new().await;
+    database.open(Options::default()).await.close().await;
+    let other = Options {
+        cluster: "other".into(),
+        ..Options::default()
+    };
+    let text = refusal(&database, other).await;
+    assert!(
+        text.contains("the store of cluster 'leveret'") && text.contains("'other'"),
+        "{text}"
+    );
+
+    let client = database.client().await;
+    client
+        .batch_execute("update migration set checksum = 'x' where version = 2")
+        .await
+        .unwrap();
+    let text = refusal(&database, Options::default()).await;
+    assert!(text.contains("migration 2 is not the one"), "{text}");
+    client
+        .batch_execute("insert into migration values (9999, 'z', 'z')")
+        .await
+        .unwrap();
+    client
+        .batch_execute("delete from migration where version = 2")
+        .await
+        .unwrap();
+    let text = refusal(&database, Options::default()).await;
+    assert!(
+        text.contains("newer release (it has migration 9999)"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_role_without_rights_is_told_what_it_lacks() {
+    let database = Database::new().await;
+    let client = database.client().await;
+    let role = format!("poor_{}", database.name);
+    client
+        .batch_execute(&format!("create role {role} login"))
+        .await
+        .unwrap();
+    let url = database.url().replace("leveret@", &format!("{role}@"));
+    let text = waits_for(&url).await;
+    assert!(
+        text.contains("permission denied for schema public"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&role) && text.contains(&database.name),
+        "{text}"
+    );
+}
+
+/// What a node says that waits for a database which cannot be used.
+async fn waits_for(url: &str) -> String {
+    let (standing, mut known) = watch::channel(Standing::default());
+    let target = Target::parse(url, None, None).unwrap();
+    let waiting = tokio::spawn(async move {
+        let _ = Postgres::open(target, Options::default(), &standing).await;
+    });
+    let said = known.wait_for(|now| matches!(now, Standing::Unusable(_)));
+    let said = said.await.unwrap().clone();
+    waiting.abort();
+    match said {
+        Standing::Unusable(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_waits_for_a_server_and_says_why() {
+    let database = Database::new().await;
+    for (url, words) in [
+        ("postgres://leveret@127.0.0.1:1/x".to_owned(), "refused"),
+        (
+            "postgres://leveret@no-such-host.invalid/x?sslmode=disable".to_owned(),
+            "no-such-host.invalid",
+        ),
+        (database.url().replace("/test_", "/none_"), "does not exist"),
+    ] {
+        let why = waits_for(&url).await;
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+/// Nothing is confirmed while the database takes no writes; the node gives up what it cannot renew,
+/// and waits until it can.
+#[tokio::test]
+async fn a_read_only_database_is_waited_for() {
+    let database = Database::new().await;
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let client = database.client().await;
+    let set = |value: &str| {
+        let name = &database.name;
+        format!("alter database {name} set default_transaction_read_only = {value}")
+    };
+    client.batch_execute(&set("on")).await.unwrap();
+    let writable = "set default_transaction_read_only = off";
+    client.batch_execute(writable).await.unwrap();
+    // Sessions from now on are read-only.
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+         where datname = current_database() and pid <> pg_backend_pid()";
+    client.batch_execute(end).await.unwrap();
+    let refused = commit(&engine, segments([1])).await;
+    assert!(
+        matches!(refused, Err(CommitError::Fenced(_))),
+        "{refused:?}"
+    );
+    engine.close().await;
+    let why = waits_for(&database.url()).await;
+    assert!(why.contains("read-only transaction"), "{why}");
+    client.batch_execute(&set("off")).await.unwrap();
+    let engine = database.open(small()).await;
+    commit(&engine, segments([2])).await.unwrap();
+    assert_eq!(ids(&engine).await, [2].into());
+    engine.close().await;
+}
+
+/// Every statement is understood by the server, in each slot.
+#[tokio::test]
+async fn statements_are_sound() {
+    let database = Database::new().await;
+    database.open(Options::default()).await.close().await;
+    let client = database.client().await;
+    for (name, sql) in statement::ALL {
+        for slot in [0, slots::SLOTS - 1] {
+            let slot = if sql.contains("journal_{slot}") {
+                slot % 2
+            } else {
+                slot
+            };
+            let form = statement::Text::moved(sql, slot, 1).form();
+            let prepared = client.prepare(&form).await;
+            assert!(prepared.is_ok(), "{name}: {prepared:?}");
+        }
+    }
+}
+
+#[test]
+fn migrations_are_the_twins_of_sqlite() {
+    let names = |all: &[(i64, &'static str, &str)]| -> Vec<(i64, &'static str)> {
+        all.iter()
+            .map(|(version, name, _)| (*version, *name))
+            .collect()
+    };
+    assert_eq!(names(migration::ALL), names(sqlite::migration::ALL));
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/postgres");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let listed: Vec<String> = migration::ALL
+        .iter()
+        .map(|step| format!("{}.sql", step.1))
+        .collect();
+    assert_eq!(files, listed);
+}
