@@ -74,6 +74,11 @@ const NEEDS: &[Need] = &[
         package: "redis-server",
         probe: Probe::Program("redis-server"),
     },
+    // The shared store's; the tests start servers of their own, this one's cluster never runs.
+    Need {
+        package: "postgresql",
+        probe: Probe::Works(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"]),
+    },
     Need {
         package: "prometheus",
         probe: Probe::Program("prometheus"),

@@ -221,7 +221,10 @@ async fn every_statement_prepares_and_is_used() {
         .iter()
         .map(|(name, _)| format!("{name}.sql"))
         .collect();
-    assert_eq!(named, files(&format!("{SOURCES}/statements")));
+    let files = files(&format!("{SOURCES}/statements"));
+    // The other engine's own are in a folder.
+    let ours = files.into_iter().filter(|name| name != "postgres");
+    assert_eq!(named, ours.collect());
 }
 
 #[test]
