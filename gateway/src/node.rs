@@ -119,7 +119,7 @@ impl Node {
         let (standing, known) = watch::channel(Standing::default());
         self.gate.stand_by(known);
         tokio::select! {
-            opened = backend(&self.config, &standing) => opened.map(Some),
+            opened = backend(&self.config, Some(&standing)) => opened.map(Some),
             () = self.ended.cancelled() => Ok(None),
         }
     }
@@ -271,19 +271,22 @@ pub(crate) fn database(config: &Config) -> Option<PathBuf> {
     }
 }
 
-/// Opens the store; where nodes share it, waits until it is this one's.
+/// Opens the store. Where nodes share it, waits until it is this one's and says for what; without
+/// anybody to say it to, another owner is an error.
 pub(crate) async fn backend(
     config: &Config,
-    standing: &watch::Sender<Standing>,
+    standing: Option<&watch::Sender<Standing>>,
 ) -> anyhow::Result<Arc<dyn Backend>> {
     if let StoreUrl::Postgres(shared) = &config.store {
+        let nobody = watch::channel(Standing::default()).0;
         let options = postgres::Options {
+            wait: standing.is_some(),
             lease: shared.lease,
             node: shared.node_name.clone(),
             cluster: shared.cluster_name.clone(),
             ..postgres::Options::default()
         };
-        let opened = Postgres::open(shared.target()?, options, standing).await?;
+        let opened = Postgres::open(shared.target()?, options, standing.unwrap_or(&nobody)).await?;
         return Ok(Arc::new(opened));
     }
     let Some(path) = database(config) else {

@@ -29,7 +29,8 @@ pub struct Leveret {
 }
 
 impl Leveret {
-    /// Starts it on SQLite with the text of a configuration file, empty for none.
+    /// Starts it with the text of a configuration file, empty for none: on SQLite, or in a schema of
+    /// its own of the database that `LEVERET_TEST_STORE` names.
     ///
     /// # Errors
     /// There is no binary, or it does not come up.
@@ -76,6 +77,9 @@ impl Leveret {
             .arg("--http-listen")
             .arg(self.http.to_string())
             .args(["--log", "warn"]);
+        if let Some(store) = self.store() {
+            command.arg("--store").arg(store);
+        }
         let mut process = Process::start(&mut command, &home.join("server.log"))?;
         process
             .await_port(self.amqp, START_MAX)
@@ -123,12 +127,21 @@ impl Leveret {
     /// The command could not be run.
     pub fn command(&self, args: &[&str]) -> Result<Output> {
         let home = self.folder.path();
-        Ok(Command::new(&self.binary)
-            .current_dir(home)
-            .args(args)
-            .arg("--data-dir")
-            .arg(home.join("data"))
-            .output()?)
+        let mut command = Command::new(&self.binary);
+        command.current_dir(home).args(args);
+        command.arg("--data-dir").arg(home.join("data"));
+        if let Some(store) = self.store() {
+            command.arg("--store").arg(store);
+        }
+        Ok(command.output()?)
+    }
+
+    fn store(&self) -> Option<String> {
+        let database = env::var("LEVERET_TEST_STORE").ok()?;
+        let folder = self.folder.path().file_name()?.to_string_lossy();
+        // Names of schemas are in small letters: two folders must not become one.
+        let schema: String = folder.bytes().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("{database}?schema=t{schema}"))
     }
 
     pub fn folder(&self) -> &Path {

@@ -12,6 +12,7 @@ mod ci;
 mod dashboard;
 mod fuzz;
 mod install;
+mod postgres;
 mod process;
 mod server;
 mod step;

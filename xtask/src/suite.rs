@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::postgres::Postgres;
 use crate::server::Server;
 use crate::step::Steps;
 use crate::{bench, ci, fuzz, install, process, suites};
@@ -47,6 +48,8 @@ enum Part {
     Network,
     /// Metrics, dashboard and alerts with Prometheus.
     Monitoring,
+    /// Conversations, operators, crashes and histories once more, on PostgreSQL.
+    Postgres,
     /// A minute of fuzzing for each target.
     Fuzz,
 }
@@ -80,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Part::Faults,
         Part::Network,
         Part::Monitoring,
+        Part::Postgres,
     ];
     let built =
         !wants_binary.into_iter().any(wanted) || steps.run("release build", bench::build)?;
@@ -106,6 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     program(Part::Network, "network", "network", &[])?;
     program(Part::Network, "floods", "flood", &[])?;
     program(Part::Monitoring, "monitoring", "monitoring", &[])?;
+    if wanted(Part::Postgres) {
+        shared(&mut steps, built.then_some(&binary))?;
+    }
     if wanted(Part::Clients) {
         clients(&mut steps, built.then_some(&binary))?;
     }
@@ -116,6 +123,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         steps.run("fuzzing", || fuzz::run(&fuzz::Options::default()))?;
     }
     steps.close()
+}
+
+/// What touches the store, on a PostgreSQL of our own.
+fn shared(steps: &mut Steps, binary: Option<&PathBuf>) -> Result<()> {
+    let mut server = None;
+    steps.run("a PostgreSQL for the tests", || {
+        server = Some(Postgres::start()?);
+        Ok(())
+    })?;
+    for (name, test, variable) in SHARED {
+        let name = format!("{name} on PostgreSQL");
+        match (&server, binary) {
+            (Some(server), Some(binary)) => {
+                let store = ("LEVERET_TEST_STORE", server.url());
+                let more = variable.map(|(name, value)| (name, value.to_owned()));
+                let variables: Vec<_> = std::iter::once(store).chain(more).collect();
+                steps.run(&name, || test_program(test, binary, &variables))?;
+            }
+            (None, _) => steps.miss(&name, "there is no PostgreSQL"),
+            (_, None) => steps.miss(&name, NO_BINARY),
+        }
+    }
+    Ok(())
 }
 
 /// One test program of `tests/`. The selection of packages is that of the unit tests, so that the
@@ -193,6 +223,16 @@ fn shared_target() -> PathBuf {
         .unwrap_or_else(|| crate::root().join("target"))
         .join("clients")
 }
+
+type Variable = (&'static str, &'static str);
+
+/// Name, test program, and what makes it shorter: each ran in full on SQLite.
+const SHARED: [(&str, &str, Option<Variable>); 4] = [
+    ("conversations", "conversation", None),
+    ("operators", "operator", None),
+    ("crash test", "crash", Some(("LEVERET_CRASH_CYCLES", "10"))),
+    ("histories of the rules of work", "history", None),
+];
 
 const SCRIPTS: [(&str, &str); 2] = [
     ("clients", "tests/clients/run.sh"),

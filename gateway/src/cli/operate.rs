@@ -386,15 +386,16 @@ fn open(config: &config::Config, command: &Command) -> anyhow::Result<Way> {
     if let Some(what) = command.needs_server() {
         bail!("no server answers in {folder}, and without one there are no {what}");
     }
-    if let config::StoreUrl::Postgres(shared) = &config.store {
-        bail!("no server answers in {folder}; run this beside the node that owns {shared:?}");
-    }
-    let Some(database) = node::database(config) else {
-        bail!("no server answers in {folder}, and a store in memory is nowhere else");
-    };
-    if !database.exists() {
-        let database = database.display();
-        bail!("no server answers in {folder}, and there is no {database}; is --data-dir right?");
+    if !matches!(config.store, config::StoreUrl::Postgres(_)) {
+        let Some(database) = node::database(config) else {
+            bail!("no server answers in {folder}, and a store in memory is nowhere else");
+        };
+        if !database.exists() {
+            let database = database.display();
+            bail!(
+                "no server answers in {folder}, and there is no {database}; is --data-dir right?"
+            );
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -412,7 +413,7 @@ fn open(config: &config::Config, command: &Command) -> anyhow::Result<Way> {
             consumer_timeout_ms: config.consumer_timeout_ms,
             ..Options::default()
         };
-        anyhow::Ok(Store::open(node::backend(config, &Default::default()).await?, options).await?)
+        anyhow::Ok(Store::open(node::backend(config, None).await?, options).await?)
     })?;
     Ok(Way::Store(runtime, store))
 }

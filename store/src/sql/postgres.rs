@@ -59,6 +59,8 @@ pub struct Options {
     pub node: String,
     /// Whose store it is; another cluster's is refused.
     pub cluster: String,
+    /// Waits while another node owns it, or while it cannot be used.
+    pub wait: bool,
     /// A slot is filled up to this many bytes, or an eighth of all that is needed where that is
     /// more: so many slots are enough for a backlog of any size.
     pub slot_bytes: u64,
@@ -74,6 +76,7 @@ impl Default for Options {
             lease: Duration::from_secs(5),
             node: "leveret".into(),
             cluster: "leveret".into(),
+            wait: true,
             slot_bytes: 64 << 20,
             slot_rows: 200_000,
             journal_bytes: 16 << 20,
@@ -97,6 +100,8 @@ pub enum OpenError {
         found: String,
         ours: String,
     },
+    #[error("{to} is owned by node '{owner}': it has to be asked")]
+    Owned { to: String, owner: String },
     #[error("{to}: {detail}")]
     Other { to: String, detail: String },
 }

@@ -73,8 +73,12 @@ pub(super) async fn versions(session: &mut Session) -> Result<(i64, i64), Schema
     Ok((found.cast_signed(), newest))
 }
 
-/// Brings the schema up to date, all in one transaction; the versions before and after. Idempotent.
-pub(super) async fn run(session: &mut Session) -> Result<(i64, i64), SchemaError> {
+/// Brings the schema up to date, all in one transaction, and creates the one that is named; the
+/// versions before and after. Idempotent.
+pub(super) async fn run(
+    session: &mut Session,
+    schema: Option<&str>,
+) -> Result<(i64, i64), SchemaError> {
     if let Ok((found, newest)) = versions(session).await
         && found == newest
     {
@@ -82,7 +86,7 @@ pub(super) async fn run(session: &mut Session) -> Result<(i64, i64), SchemaError
         return Ok((found, newest));
     }
     session.run("begin").await.map_err(fault)?;
-    let done = steps(session).await;
+    let done = steps(session, schema).await;
     let ending = if done.is_ok() { "commit" } else { "rollback" };
     let ended = session.run(ending).await;
     let versions = done?;
@@ -90,7 +94,7 @@ pub(super) async fn run(session: &mut Session) -> Result<(i64, i64), SchemaError
     Ok(versions)
 }
 
-async fn steps(session: &mut Session) -> Result<(i64, i64), SchemaError> {
+async fn steps(session: &mut Session, schema: Option<&str>) -> Result<(i64, i64), SchemaError> {
     session.run(PATIENCE).await.map_err(fault)?;
     let lock = session.rows(statement::MIGRATION_LOCK, vec![Box::new(LOCK)]);
     lock.await.map_err(other)?;

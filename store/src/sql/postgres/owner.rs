@@ -103,10 +103,20 @@ pub(super) async fn wait(
                 }
             }
             Ok(None) => {
+                if !options.wait
+                    && let Standing::Standby { owner, .. } = &*standing.borrow()
+                {
+                    let (to, owner) = (target.name(), owner.clone());
+                    return Err(OpenError::Owned { to, owner });
+                }
                 tokio::time::sleep(options.lease / LOOKS).await;
                 continue;
             }
             Err(Trouble::Final(error)) => return Err(error),
+            Err(Trouble::Passing(detail)) if !options.wait => {
+                let to = target.name();
+                return Err(OpenError::Other { to, detail });
+            }
             Err(Trouble::Passing(why)) => {
                 tell(standing, Standing::Unusable(why));
                 if let Some(session) = session.take() {
@@ -132,7 +142,7 @@ async fn start(target: &Target, options: &Options) -> Result<Session, Trouble> {
         other => Trouble::Passing(other.to_string()),
     })?;
     let to = target.name();
-    let migrated = migration::run(&mut session).await;
+    let migrated = migration::run(&mut session, target.schema()).await;
     let (before, after) = migrated.map_err(|error| match error {
         SchemaError::Other(why) => Trouble::Passing(format!("{to}: {why}")),
         source => Trouble::Final(OpenError::Schema {

@@ -34,6 +34,7 @@ pub struct Target {
     password_file: Option<PathBuf>,
     tls: Option<Tls>,
     application: String,
+    schema: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub enum UrlError {
     SslMode(String),
     #[error("sslcert and sslkey go together")]
     HalfCertificate,
+    #[error("schema '{0}' is no name: a letter, then letters, digits and _, at most 63")]
+    Schema(String),
 }
 
 impl Target {
@@ -97,8 +100,10 @@ impl Target {
         if let Some(password) = password {
             config.password(password);
         }
-        if let Some(schema) = schema {
-            let schema = schema.replace(['\\', ' '], "");
+        if let Some(schema) = &schema {
+            if !is_name(schema) {
+                return Err(UrlError::Schema(schema.clone()));
+            }
             let before = config.get_options().unwrap_or_default();
             config.options(format!("{before} -c search_path={schema}").trim());
         }
@@ -119,6 +124,7 @@ impl Target {
             password_file: password_file.map(Path::to_owned),
             tls: wants_tls.then_some(tls),
             application,
+            schema,
         })
     }
 
@@ -130,6 +136,11 @@ impl Target {
     /// As the server lists this process's sessions.
     pub fn application(&self) -> &str {
         &self.application
+    }
+
+    /// Where the tables are, if not in `public`.
+    pub(super) fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     pub(super) fn config(&self) -> Result<Config, String> {
@@ -249,6 +260,17 @@ fn is_here(config: &Config) -> bool {
     })
 }
 
+/// True for what needs no quotes.
+fn is_name(text: &str) -> bool {
+    let starts = text.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '_');
+    let all =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+    starts && text.len() <= NAME_MAX && text.chars().all(all)
+}
+
+/// PostgreSQL cuts longer ones off.
+const NAME_MAX: usize = 63;
+
 /// `%2F` and the like as they are meant.
 fn unescaped(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
@@ -312,6 +334,7 @@ mod tests {
             ("postgres://me@h/w?sslmode=prefer", "sslmode 'prefer'"),
             ("postgres://me@h/w?sslcert=/c", "go together"),
             ("postgres://me@h/w?colour=blue", "colour"),
+            ("postgres://me@h/w?schema=a%20b", "schema 'a b' is no name"),
             ("postgres://me@h:port/w", "not a PostgreSQL URL"),
         ] {
             let error = parsed(url).err().map(|error| error.to_string());
