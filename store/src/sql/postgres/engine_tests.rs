@@ -395,6 +395,26 @@ async fn a_schema_or_cluster_that_is_not_ours_is_refused() {
 }
 
 #[tokio::test]
+async fn two_stores_in_one_database_have_schemas_of_their_own() {
+    let database = Database::new().await;
+    let mut engines = Vec::new();
+    for schema in ["one", "two"] {
+        let url = format!("{}?schema={schema}", database.url());
+        let target = Target::parse(&url, None, None).unwrap();
+        let standing = watch::channel(Standing::default()).0;
+        let opened = Postgres::open(target, Options::default(), &standing).await;
+        engines.push(opened.unwrap());
+    }
+    commit(&engines[0], put_queues([1])).await.unwrap();
+    commit(&engines[0], segments([1])).await.unwrap();
+    assert_eq!(ids(&engines[1]).await, [].into());
+    for engine in &engines {
+        engine.maintain().await.unwrap();
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_role_without_rights_is_told_what_it_lacks() {
     let database = Database::new().await;
     let client = database.client().await;

@@ -98,6 +98,10 @@ async fn steps(session: &mut Session, schema: Option<&str>) -> Result<(i64, i64)
     session.run(PATIENCE).await.map_err(fault)?;
     let lock = session.rows(statement::MIGRATION_LOCK, vec![Box::new(LOCK)]);
     lock.await.map_err(other)?;
+    if let Some(name) = schema {
+        let create = format!("create schema if not exists {name}");
+        session.run(&create).await.map_err(fault)?;
+    }
     session
         .run(statement::MIGRATION_CREATE)
         .await
