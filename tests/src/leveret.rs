@@ -29,8 +29,8 @@ pub struct Leveret {
 }
 
 impl Leveret {
-    /// Starts it with the text of a configuration file, empty for none: on SQLite, or in a schema of
-    /// its own of the database that `LEVERET_TEST_STORE` names.
+    /// Starts it with the text of a configuration file, empty for none: on SQLite, or in a schema
+    /// of its own of the database that `LEVERET_TEST_STORE` names.
     ///
     /// # Errors
     /// There is no binary, or it does not come up.

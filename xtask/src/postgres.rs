@@ -1,6 +1,7 @@
 //! A PostgreSQL for tests of the shared store: Debian's server, in a folder that goes with it.
 //!
-//! Keeps: no server and no folder outlive their value; the server is reached from this machine only.
+//! Keeps: no server and no folder outlive their value; the server is reached from this machine
+//! only.
 //! Never: touches a cluster that is there.
 //! In: `suite`.
 
