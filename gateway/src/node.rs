@@ -17,7 +17,7 @@ use scheduler::janitor::Janitor;
 use scheduler::ticker::Ticker;
 use store::sql::Backend;
 use store::sql::memory::Memory;
-use store::sql::sqlite::{self, Sqlite};
+use store::sql::place::Place;
 use store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -205,9 +205,7 @@ pub(crate) async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>>
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    Ok(Arc::new(
-        Sqlite::open(&path, sqlite::Options::default()).await?,
-    ))
+    Ok(Place::Sqlite(path).open().await?)
 }
 
 #[expect(clippy::print_stdout, reason = "what a new user reads first")]

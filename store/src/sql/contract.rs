@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use self::access::*;
+use self::export::*;
 use self::job::*;
 use self::operate::*;
 use super::memory::Memory;
@@ -17,6 +18,7 @@ use super::*;
 use crate::log::batch::*;
 
 mod access;
+mod export;
 mod job;
 mod operate;
 
@@ -164,6 +166,11 @@ contract! {
     a_rule_is_replaced_and_deleted,
     a_deleted_user_leaves_no_right_behind,
     a_deleted_vhost_leaves_nothing,
+    an_image_leaves_nothing_out,
+    pages_go_on_behind_their_cursor,
+    an_import_is_put_as_it_is,
+    a_refused_import_stores_nothing,
+    a_whole_store_has_nothing_to_tell,
 }
 
 // Fixtures: `n` alone tells one from the other.
