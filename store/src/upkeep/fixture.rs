@@ -21,10 +21,7 @@ pub(super) struct Rows {
 impl Rows {
     pub(super) fn drop_vhost(&mut self) {
         let is_vhost = |change: &DefinitionChange| {
-            matches!(
-                change,
-                DefinitionChange::Access(AccessChange::PutVhost(_))
-            )
+            matches!(change, DefinitionChange::Access(AccessChange::PutVhost(_)))
         };
         self.batch.definitions.retain(|change| !is_vhost(change));
     }

@@ -11,6 +11,8 @@ use crate::sql::Image;
 
 pub mod copy;
 pub mod count;
+#[cfg(test)]
+mod fixture;
 pub mod verify;
 
 /// How queues are called, by number.

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::upkeep::fixture::{self, Damaged};
+use crate::sql::place::Place;
+use crate::upkeep::fixture;
 
 /// The findings on a store after `plant`, damage only.
 async fn damage(plant: impl FnOnce(&mut fixture::Rows)) -> Vec<Finding> {
@@ -70,13 +71,17 @@ async fn counts_that_contradict_the_content_are_found() {
     assert_eq!(found.detail, "says it has 41 bytes; they are 40");
     let found = alone(damage(|rows| rows.batch.segments[2].data.push(0)).await);
     assert!(found.detail.starts_with("its messages take"), "{found:?}");
-    let found = alone(damage(|rows| rows.batch.segments[1].last_seq = 18).await);
-    assert_eq!(found.detail, "has a seq outside its range");
+    let short = |rows: &mut fixture::Rows| {
+        rows.batch.segments[1].last_seq = 18;
+        rows.batch.segments[1].count = 9;
+    };
+    let found = damage(short).await;
+    assert_eq!(found[1].detail, "has a seq outside its range");
 }
 
 #[tokio::test]
 async fn settled_bits_beyond_the_end_are_found() {
-    for bits in [vec![0, 0b100], vec![0, 0, 0]] {
+    for bits in [vec![0b100, 0b100], vec![0b100, 0, 0]] {
         let found = alone(damage(|rows| rows.batch.settled[0].bits = bits).await);
         assert_eq!(found.detail, "is settled beyond its end");
         assert_eq!(found.segment, Some(SegmentId(2)));
@@ -154,15 +159,44 @@ async fn what_is_left_over_is_no_damage() {
 
 /// The engine's own findings come first, and what cannot be read then is one more.
 #[tokio::test]
-async fn an_engine_that_is_broken_ends_the_check_with_findings() {
-    let store = Damaged(fixture::filled(fixture::rows()).await);
-    let (done, found) = fixture::verified(&store).await;
-    assert_eq!(found[0].noun, "engine");
-    assert_eq!(found[0].detail, "row 1 missing from index");
-    assert!(
-        found[1..]
-            .iter()
-            .all(|found| found.detail.contains("no such page"))
-    );
-    assert_eq!(done.damage, 4, "the engine, and three segments");
+async fn a_broken_file_is_told_by_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("leveret.db");
+    let place = Place::Sqlite(file.clone());
+    let store = place.open().await.unwrap();
+    let mut rows = fixture::rows();
+    let (first, count) = (rows.batch.segments[0].clone(), 200);
+    rows.batch
+        .segments
+        .extend((0..count).map(|n| crate::log::batch::SegmentRow {
+            id: SegmentId(100 + n),
+            first_seq: 100 + n * 10,
+            last_seq: 109 + n * 10,
+            ..first.clone()
+        }));
+    rows.import.last_segment_id = 1_000;
+    fixture::fill(store.as_ref(), rows).await;
+    store.close().await;
+    let store = place.look(false).await.unwrap();
+    let (whole, found) = fixture::verified(store.as_ref()).await;
+    assert_eq!((whole.damage, whole.segments), (0, 203), "{found:#?}");
+    store.close().await;
+
+    let mut bytes = std::fs::read(&file).unwrap();
+    // A leaf of the segments' table, whole.
+    let page = 8192;
+    let pattern = &first.data[..20];
+    let at = bytes
+        .chunks(page)
+        .rposition(|page| page.windows(pattern.len()).any(|window| window == pattern));
+    let at = at.unwrap() * page;
+    bytes[at..at + page].fill(0xaa);
+    std::fs::write(&file, bytes).unwrap();
+    let store = place.look(false).await.unwrap();
+    let (done, found) = fixture::verified(store.as_ref()).await;
+    assert!(done.damage > 0);
+    assert_eq!(found[0].noun, "engine", "{found:#?}");
+    let ends = found.last().unwrap();
+    assert!(ends.detail.starts_with("the check ends here"), "{ends:?}");
+    store.close().await;
 }

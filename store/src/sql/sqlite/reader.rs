@@ -15,7 +15,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Doomed, access, statement};
+use super::{Doomed, access, statement, writer};
 use crate::log::batch::{DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
 use crate::model::*;
 use crate::sql::{Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
@@ -163,14 +163,20 @@ pub(super) async fn damaged_segments(
     rows(conn, statement::DAMAGED_SEGMENT_LIST, segment).await
 }
 
-/// Lines of SQLite's own check; none when all is whole.
+/// Lines of SQLite's own check; none when all is whole. Damage may end the check itself.
 pub(super) async fn check(conn: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
-    let mut lines = rows(conn, statement::ENGINE_INTEGRITY, |row| {
-        row.try_get::<String, _>(0)
-    })
-    .await?;
+    let read = |row: &SqliteRow| row.try_get::<String, _>(0);
+    let mut lines = match rows(conn, statement::ENGINE_INTEGRITY, read).await {
+        Err(error) if is_damage(&error) => vec![error.to_string()],
+        lines => lines?,
+    };
     lines.retain(|line| line != "ok");
     Ok(lines)
+}
+
+fn is_damage(error: &sqlx::Error) -> bool {
+    let code = writer::sqlite_code(error).map(|code| code & 0xff);
+    code == Some(libsqlite3_sys::SQLITE_CORRUPT)
 }
 
 pub(super) async fn read_segment(
