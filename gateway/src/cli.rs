@@ -1,6 +1,7 @@
 //! Flags, environment and commands of the `leveret` binary.
 //!
-//! Keeps: flags that scripts rely on; a command that fails exits with 1 and says why.
+//! Keeps: flags that scripts rely on; a command that fails exits with 1 and says why, and one on a
+//! store with a number of its own.
 //! Never: does the work; `node` does.
 //! In: `main`.
 
@@ -20,6 +21,7 @@ mod messages;
 mod operate;
 mod print;
 mod running;
+mod store;
 
 use operate::Operate;
 
@@ -46,6 +48,9 @@ enum Command {
     CheckConfig,
     /// Ask the server on the HTTP address whether it is ready.
     Health,
+    /// The store as a whole: look, check, back up, copy, migrate.
+    #[command(subcommand)]
+    Store(store::Stores),
     #[command(flatten)]
     Operate(Box<Operate>),
 }
@@ -56,7 +61,13 @@ struct Flags {
     #[arg(long, global = true, value_name = "FILE", env = "LEVERET_CONFIG")]
     config: Option<PathBuf>,
     /// Where the database lives; ./leveret-data.
-    #[arg(long, global = true, value_name = "DIR", env = "LEVERET_DATA_DIR")]
+    #[arg(
+        long,
+        global = true,
+        visible_alias = "data",
+        value_name = "DIR",
+        env = "LEVERET_DATA_DIR"
+    )]
     data_dir: Option<PathBuf>,
     /// Address for AMQP 0-9-1; 127.0.0.1:5672.
     #[arg(long, global = true, value_name = "ADDR", env = "LEVERET_AMQP_LISTEN")]
@@ -86,8 +97,16 @@ pub fn run() -> anyhow::Result<()> {
         None | Some(Command::Serve) => serve(&given),
         Some(Command::CheckConfig) => check(&given),
         Some(Command::Health) => health(&given),
+        Some(Command::Store(command)) => store::run(&given, command, cli.json),
         Some(Command::Operate(operate)) => operate::run(&given, *operate, cli.json),
     }
+}
+
+/// What the process ends with after this error: 1, but for commands on stores, which tell why.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error
+        .downcast_ref::<store::Ended>()
+        .map_or(1, |ended| ended.code)
 }
 
 impl From<Flags> for Given {

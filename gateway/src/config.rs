@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use scheduler::cron::{self, CatchUp, Dialect, Expression, Gap, Overlap, Plan};
 use scheduler::ticker::{Encode, Schedule};
 use serde::Deserialize;
+use store::sql::place::Place;
 use store::sql::postgres::{self, UrlError};
 use toml::Spanned;
 
@@ -79,6 +80,22 @@ impl Shared {
     pub fn target(&self) -> Result<postgres::Target, UrlError> {
         let file = self.password_file.as_deref();
         postgres::Target::parse(&self.url, self.password.as_deref(), file)
+    }
+}
+
+impl Shared {
+    /// Where it is, and how this node owns it.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn place(&self) -> anyhow::Result<Place> {
+        let options = postgres::Options {
+            lease: self.lease,
+            node: self.node_name.clone(),
+            cluster: self.cluster_name.clone(),
+            ..postgres::Options::default()
+        };
+        Ok(Place::Postgres(Box::new(self.target()?), options))
     }
 }
 

@@ -17,8 +17,8 @@ use scheduler::janitor::Janitor;
 use scheduler::ticker::Ticker;
 use store::sql::Backend;
 use store::sql::memory::Memory;
-use store::sql::postgres::{self, Postgres, Standing};
-use store::sql::sqlite::{self, Sqlite};
+use store::sql::place::Place;
+use store::sql::postgres::{Postgres, Standing};
 use store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -278,16 +278,13 @@ pub(crate) async fn backend(
     standing: Option<&watch::Sender<Standing>>,
 ) -> anyhow::Result<Arc<dyn Backend>> {
     if let StoreUrl::Postgres(shared) = &config.store {
-        let nobody = watch::channel(Standing::default()).0;
-        let options = postgres::Options {
-            wait: standing.is_some(),
-            lease: shared.lease,
-            node: shared.node_name.clone(),
-            cluster: shared.cluster_name.clone(),
-            ..postgres::Options::default()
+        return match (shared.place()?, standing) {
+            (Place::Postgres(target, options), Some(standing)) => {
+                let opened = Postgres::open(*target, options, standing).await?;
+                Ok(Arc::new(opened))
+            }
+            (place, _) => Ok(place.open().await?),
         };
-        let opened = Postgres::open(shared.target()?, options, standing.unwrap_or(&nobody)).await?;
-        return Ok(Arc::new(opened));
     }
     let Some(path) = database(config) else {
         return Ok(Arc::new(Memory::new()));
@@ -296,9 +293,7 @@ pub(crate) async fn backend(
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    Ok(Arc::new(
-        Sqlite::open(&path, sqlite::Options::default()).await?,
-    ))
+    Ok(Place::Sqlite(path).open().await?)
 }
 
 #[expect(clippy::print_stdout, reason = "what a new user reads first")]

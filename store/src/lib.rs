@@ -37,6 +37,7 @@ pub mod shard;
 pub mod signals;
 pub mod sql;
 pub mod topology;
+pub mod upkeep;
 
 use error::Noun;
 pub use error::{Error, Result};
@@ -173,6 +174,13 @@ impl Store {
     /// `Io` when the database cannot be read, `Corrupt` when its contents contradict each other.
     pub async fn open(backend: Arc<dyn sql::Backend>, options: Options) -> Result<Self> {
         let image = backend.load().await.map_err(|e| Error::Io(e.to_string()))?;
+        if upkeep::copy::is_incomplete(&image) {
+            return Err(Error::Refused {
+                noun: Noun::Store,
+                name: String::new(),
+                detail: upkeep::copy::INCOMPLETE.into(),
+            });
+        }
         let (writer, loader) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut shard = Shard::new(options, writer.clone(), loader.clone());
         recover(&mut shard, image, backend.as_ref()).await?;

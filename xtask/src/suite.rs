@@ -98,6 +98,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     program(Part::Conversation, "conversations", "conversation", &[])?;
     program(Part::Conversation, "operators", "operator", &[])?;
+    program(Part::Conversation, "whole stores", "store", &[])?;
     let cycles = [("LEVERET_CRASH_CYCLES", options.crash_cycles.to_string())];
     program(Part::Crash, "crash test", "crash", &cycles)?;
     program(

@@ -8,7 +8,8 @@
 //!        address u16 · flags u8 · priority u8
 //! data   content header frame + body frames of each message, back to back
 //! ```
-//! In: `log::writer` encodes, `shard` decodes what it reads back.
+//! In: `log::writer` encodes, `shard` decodes what it reads back, `upkeep` looks whether it is
+//! whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -164,6 +165,55 @@ pub fn decode(index: &[u8], data: Vec<u8>, first: Seq, first_at: Micros) -> Opti
         .map(|(first, from, count, at)| Piece::new(first, count, block.clone(), from, at))
         .collect();
     Some(Decoded { pieces, damaged })
+}
+
+/// What a segment holds, looked at without building messages of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Of every message, in the order of the index, whole or damaged.
+    pub seqs: Vec<Seq>,
+    /// Of those that do not read back as written, or whose address is not there.
+    pub damaged: Vec<Seq>,
+    /// Body bytes, as the index says.
+    pub body_bytes: u64,
+    /// Bytes of the data blob that belong to a message.
+    pub data_bytes: u64,
+}
+
+/// Checks every message against its CRC; `None` when the index itself cannot be read.
+pub fn inspect(index: &[u8], data: &[u8], first: Seq) -> Option<Contents> {
+    let mut at = index;
+    if take(&mut at, 1)?[0] != VERSION {
+        return None;
+    }
+    let addresses = u16::from_le_bytes(take(&mut at, 2)?.try_into().ok()?);
+    for _ in 0..addresses {
+        let len = usize::from(u16::from_le_bytes(take(&mut at, 2)?.try_into().ok()?));
+        Address::from_wire(take(&mut at, len)?)?;
+    }
+    let count = u32::from_le_bytes(take(&mut at, 4)?.try_into().ok()?) as usize;
+    if at.len() != count * RECORD {
+        return None;
+    }
+    let mut contents = Contents::default();
+    for record in at.chunks_exact(RECORD) {
+        let word =
+            |i: usize| u32::from_le_bytes([record[i], record[i + 1], record[i + 2], record[i + 3]]);
+        let seq = first.saturating_add(u64::from(word(0)));
+        let from = usize::try_from(contents.data_bytes).ok()?;
+        contents.data_bytes += u64::from(word(4));
+        let content = usize::try_from(contents.data_bytes)
+            .ok()
+            .and_then(|to| data.get(from..to));
+        let sound = content.is_some_and(|bytes| crc32fast::hash(bytes) == word(16))
+            && u16::from_le_bytes([record[20], record[21]]) < addresses;
+        if !sound {
+            contents.damaged.push(seq);
+        }
+        contents.seqs.push(seq);
+        contents.body_bytes += u64::from(word(8));
+    }
+    Some(contents)
 }
 
 fn take<'a>(at: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {

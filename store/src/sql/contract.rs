@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use self::access::*;
 use self::alike::*;
+use self::export::*;
 use self::job::*;
 use self::operate::*;
 use super::memory::Memory;
@@ -21,6 +22,7 @@ use crate::log::batch::*;
 
 mod access;
 mod alike;
+mod export;
 mod job;
 mod operate;
 
@@ -201,6 +203,11 @@ contract! {
     a_deleted_user_leaves_no_right_behind,
     a_deleted_vhost_leaves_nothing,
     random_batches_are_alike,
+    an_image_leaves_nothing_out,
+    pages_go_on_behind_their_cursor,
+    an_import_is_put_as_it_is,
+    a_refused_import_stores_nothing,
+    a_whole_store_has_nothing_to_tell,
 }
 
 // Fixtures: `n` alone tells one from the other.

@@ -12,6 +12,7 @@ use super::*;
 use crate::log::batch::*;
 
 mod access;
+mod export;
 
 /// A store in memory, with the failures that a test has planned.
 #[derive(Default)]
@@ -39,6 +40,7 @@ enum Step {
         limit: usize,
     },
     Prune,
+    Import(Arc<Import>),
 }
 
 /// A batch with its big rows behind pointers, so that both states share them.
@@ -63,7 +65,8 @@ struct State {
     waiting: BTreeMap<(QueueId, Seq), Arc<WaitingRow>>,
     jobs: BTreeMap<JobId, Job>,
     results: BTreeMap<JobId, JobResult>,
-    keys: BTreeMap<String, KeyClaim>,
+    /// Each with the time of its claim.
+    keys: BTreeMap<String, (KeyClaim, Micros)>,
     schedules: BTreeMap<String, ScheduleRow>,
     redrives: BTreeMap<Arc<str>, RedriveRow>,
     deduplication: Vec<DeduplicationRow>,
@@ -223,6 +226,7 @@ impl Backend for Memory {
             state
                 .keys
                 .get(&scope)
+                .map(|(key, _)| key)
                 .filter(|key| key.expires_at > now)
                 .cloned()
         })
@@ -291,6 +295,31 @@ impl Backend for Memory {
         };
         let retired = self.inner().step(step);
         Box::pin(std::future::ready(Ok(retired)))
+    }
+
+    fn image(&self) -> Pending<'_, Result<Image, BackendError>> {
+        self.read(State::image)
+    }
+
+    fn export(
+        &self,
+        after: Cursor,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<Exported>, BackendError>> {
+        self.read(|state| state.export(after, limit as usize))
+    }
+
+    fn import(&self, rows: Arc<Import>) -> Pending<'_, Result<(), CommitError>> {
+        let mut inner = self.inner();
+        let checked = inner.current.check_import(&rows);
+        if checked.is_ok() {
+            inner.step(Step::Import(rows));
+        }
+        Box::pin(std::future::ready(checked.map_err(CommitError::NotDone)))
+    }
+
+    fn check(&self) -> Pending<'_, Result<Vec<String>, BackendError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn maintain(&self) -> Pending<'_, Result<(), BackendError>> {
@@ -402,7 +431,7 @@ impl State {
         let mut submitted = BTreeSet::new();
         let mut claimed = BTreeMap::new();
         let mut claim = |key: &KeyClaim, at: Micros| {
-            let stored = self.keys.get(&key.scope).map(|key| key.expires_at);
+            let stored = self.keys.get(&key.scope).map(|(key, _)| key.expires_at);
             let until = claimed.insert(key.scope.clone(), key.expires_at).or(stored);
             match until {
                 Some(until) if until > at => {
@@ -448,6 +477,10 @@ impl State {
             }
             Step::Prune => {
                 self.prune();
+                Default::default()
+            }
+            Step::Import(rows) => {
+                self.import(rows);
                 Default::default()
             }
         }
@@ -587,12 +620,13 @@ impl State {
     fn change_job(&mut self, change: &JobChange) -> Option<JobId> {
         if let JobChange::Submit { job, key } = change {
             self.jobs.insert(job.id, Job::clone(job));
+            let at = job.created_at;
             self.keys
-                .extend(key.clone().map(|key| (key.scope.clone(), key)));
+                .extend(key.clone().map(|key| (key.scope.clone(), (key, at))));
             return None;
         }
-        if let JobChange::Claim { key, .. } = change {
-            self.keys.insert(key.scope.clone(), key.clone());
+        if let JobChange::Claim { key, at } = change {
+            self.keys.insert(key.scope.clone(), (key.clone(), *at));
             return None;
         }
         let (JobChange::Started { id, .. }
@@ -665,8 +699,9 @@ impl State {
             self.jobs.remove(&id);
             retired.tombstones += 1;
         }
-        let keys = self.keys.values().filter(|key| key.expires_at <= now);
+        let keys = self.keys.values().map(|(key, _)| key);
         let mut keys: Vec<_> = keys
+            .filter(|key| key.expires_at <= now)
             .map(|key| (key.expires_at, key.scope.clone()))
             .collect();
         keys.sort();
@@ -741,12 +776,7 @@ impl State {
                 .iter()
                 .map(|(id, bits)| (*id, bits.clone()))
                 .collect(),
-            retained: self
-                .retained
-                .values()
-                .filter(|row| self.segments.contains_key(&row.segment))
-                .copied()
-                .collect(),
+            retained: self.retained.values().copied().collect(),
             waiting: waiting.collect(),
             schedules: self.schedules.values().cloned().collect(),
             redrives: self.redrives.values().cloned().collect(),

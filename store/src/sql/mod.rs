@@ -9,12 +9,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::log::batch::{Batch, Committed, DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
+use crate::log::batch::{
+    Batch, Committed, DeduplicationRow, HeadRow, RetainedRow, SegmentRow, WaitingRow,
+};
 use crate::model::*;
 use crate::queue::retained::Entry;
 
 mod doomed;
 pub mod memory;
+pub mod place;
 pub mod postgres;
 pub mod sqlite;
 
@@ -151,7 +154,62 @@ pub struct Retired {
     pub fires: u64,
 }
 
-/// One durable store. Reads may run beside a commit and see only whole commits.
+/// Where a page of `Backend::export` goes on: behind this key of its kind. The `FIRST_…` come
+/// before every row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// Segments that were kept aside, whole.
+    Damaged(SegmentId),
+    /// Results: only whose, and how long.
+    Result(JobId),
+    /// Claims of idempotency keys, by scope, bytewise; expired ones, too.
+    Claim(String),
+    /// The fire ledger, by schedule, bytewise, then nominal time.
+    Fire(String, Micros),
+}
+
+impl Cursor {
+    pub const FIRST_DAMAGED: Self = Self::Damaged(SegmentId(0));
+    pub const FIRST_RESULT: Self = Self::Result(JobId([0; 16]));
+    pub const FIRST_CLAIM: Self = Self::Claim(String::new());
+    pub const FIRST_FIRE: Self = Self::Fire(String::new(), Micros::MIN);
+}
+
+/// A row that no other verb lists.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Exported {
+    Damaged(SegmentRow),
+    /// A result that is stored, and its bytes.
+    Result(JobId, u64),
+    /// A claim, and when it was made.
+    Claim(KeyClaim, Micros),
+    Fire(FireRow),
+}
+
+impl Exported {
+    /// The cursor of what comes after it.
+    pub fn cursor(&self) -> Cursor {
+        match self {
+            Self::Damaged(row) => Cursor::Damaged(row.id),
+            Self::Result(id, _) => Cursor::Result(*id),
+            Self::Claim(key, _) => Cursor::Claim(key.scope.clone()),
+            Self::Fire(row) => Cursor::Fire(row.schedule.clone(), row.nominal_at),
+        }
+    }
+}
+
+/// What a copy brings and a `Batch` cannot say.
+#[derive(Clone, Default, PartialEq)]
+pub struct Import {
+    /// In whatever state they are; a result stands with the job that says one.
+    pub jobs: Vec<(Job, Option<JobResult>)>,
+    /// Segments to keep aside.
+    pub damaged: Vec<SegmentRow>,
+    /// No id up to these is ever given again; 0 for no change.
+    pub last_queue_id: u64,
+    pub last_segment_id: u64,
+}
+
 /// Room for more, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -160,6 +218,7 @@ pub struct Room {
     pub size: u64,
 }
 
+/// One durable store. Reads may run beside a commit and see only whole commits.
 pub trait Backend: Send + Sync + 'static {
     /// Everything a start needs. Called once, after the migrations ran in the engine's `open`.
     /// Deletes what only a crash could have left: transient segments and rows of queues that
@@ -228,6 +287,25 @@ pub trait Backend: Send + Sync + 'static {
         fires_before: Micros,
         limit: u32,
     ) -> Pending<'_, Result<Retired, BackendError>>;
+
+    /// What `load` reads, as it is: nothing is left out nor deleted, so rows of queues that are
+    /// gone and transient segments are there, too. Same orders; one snapshot. For checks and
+    /// copies.
+    fn image(&self) -> Pending<'_, Result<Image, BackendError>>;
+
+    /// At most `limit` rows of the cursor's kind whose key is above it, by key rising; fewer only
+    /// at the end. Keys compare as bytes, whatever the database's language. For checks and copies.
+    fn export(&self, after: Cursor, limit: u32)
+    -> Pending<'_, Result<Vec<Exported>, BackendError>>;
+
+    /// Puts rows as they are, atomically; on disk with the next synced commit. A job or a damaged
+    /// segment that exists is `NotDone`. Not numbered as a commit; never called on a store that
+    /// serves.
+    fn import(&self, rows: Arc<Import>) -> Pending<'_, Result<(), CommitError>>;
+
+    /// What the engine itself finds wrong with its files, a line each, in its own words; empty
+    /// where all is whole, or where the engine has no such check. Reads everything; may take long.
+    fn check(&self) -> Pending<'_, Result<Vec<String>, BackendError>>;
 
     /// Housekeeping off the commit path (checkpoints). Called about once a second.
     fn maintain(&self) -> Pending<'_, Result<(), BackendError>>;

@@ -32,11 +32,12 @@ mod apply;
 #[cfg(test)]
 mod engine_tests;
 mod journal;
+mod look;
 pub(super) mod migration;
 mod owner;
 mod reader;
 #[cfg(test)]
-pub(super) mod server;
+pub(crate) mod server;
 mod session;
 mod slots;
 pub(super) mod statement;
@@ -44,6 +45,7 @@ mod target;
 mod value;
 mod writer;
 
+pub use look::Seen;
 pub use migration::SchemaError;
 pub use owner::{OwnerRow, Standing};
 pub use session::{Server, Unusable};
@@ -100,6 +102,13 @@ pub enum OpenError {
         found: String,
         ours: String,
     },
+    #[error("there is no store in {to}")]
+    Missing { to: String },
+    #[error(
+        "{to} is of an older release (its newest migration is {found}, here it is {ours}); \
+         `leveret store migrate`, or a start, brings it up to date"
+    )]
+    Older { to: String, found: i64, ours: i64 },
     #[error("{to} is owned by node '{owner}': it has to be asked")]
     Owned { to: String, owner: String },
     #[error("{to}: {detail}")]
@@ -118,6 +127,8 @@ pub struct Postgres {
     bytes: AtomicU64,
     /// Calls of `maintain`, so that not each of them asks for the size.
     maintained: AtomicU64,
+    /// One session, whose snapshot is read, and nothing is written.
+    looks: bool,
 }
 
 /// What the tasks have in common.
@@ -221,11 +232,16 @@ impl Postgres {
             image: Mutex::new(Some(found.image)),
             bytes: AtomicU64::new(0),
             maintained: AtomicU64::new(0),
+            looks: false,
         })
     }
 
     /// A reader's session. A connection that ended is opened again, once.
     async fn reader(&self) -> Result<ReaderSession<'_>, BackendError> {
+        if self.looks {
+            let place = self.readers[0].lock().await;
+            return Ok(ReaderSession { place });
+        }
         let at = self.next_reader.fetch_add(1, Ordering::Relaxed) as usize % READERS;
         let mut place = self.readers[at].lock().await;
         if place.as_ref().is_none_or(Session::is_closed) {
@@ -268,6 +284,15 @@ impl ReaderSession<'_> {
     }
 }
 
+/// In the order that `Image` says.
+fn sorted(mut image: Image) -> Image {
+    let segments = &mut image.segments;
+    segments.sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
+    let waiting = &mut image.waiting;
+    waiting.sort_unstable_by_key(|row| (row.queue, row.seq));
+    image
+}
+
 /// What a server's settings mean for the promises.
 fn report(server: &Server) {
     if !server.fsync {
@@ -303,12 +328,7 @@ impl Backend for Postgres {
                 }
             };
             let doomed = prune(&mut image);
-            image
-                .segments
-                .sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
-            image
-                .waiting
-                .sort_unstable_by_key(|row| (row.queue, row.seq));
+            let image = sorted(image);
             let sent = self.writer.send(Request::Doom(doomed)).await;
             sent.map_err(|_| closed())?;
             Ok(image)
@@ -337,6 +357,44 @@ impl Backend for Postgres {
 
     fn committed_number(&self) -> Pending<'_, Result<u64, BackendError>> {
         Box::pin(self.ask(|reply| Request::Number { reply }))
+    }
+
+    fn image(&self) -> Pending<'_, Result<Image, BackendError>> {
+        Box::pin(async move {
+            if self.looks
+                && let Some(image) = &*self.image.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                return Ok(image.clone());
+            }
+            let mut reader = self.reader().await?;
+            Ok(sorted(reader::find(reader.session()?).await?.image))
+        })
+    }
+
+    fn export(
+        &self,
+        after: Cursor,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<Exported>, BackendError>> {
+        Box::pin(async move {
+            let mut reader = self.reader().await?;
+            Ok(reader::page(reader.session()?, &after, limit).await?)
+        })
+    }
+
+    fn import(&self, rows: Arc<Import>) -> Pending<'_, Result<(), CommitError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.writer.send(Request::Import { rows, reply }).await;
+            sent.map_err(|_| CommitError::NotDone(closed().0))?;
+            let gone = || Err(CommitError::Unknown("the writer is gone".into()));
+            answer.await.unwrap_or_else(|_| gone())
+        })
+    }
+
+    fn check(&self) -> Pending<'_, Result<Vec<String>, BackendError>> {
+        // The server has checks of its own (`pg_amcheck`), for its administrator.
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn read_segment(

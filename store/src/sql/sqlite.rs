@@ -12,6 +12,7 @@
 //! nudges ──────────────────► checkpointer ─► connection C ──┘   leveret.lock, ballast
 //! ```
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,10 +30,13 @@ use super::*;
 
 mod access;
 mod apply;
+mod backup;
 mod checkpoint;
 #[cfg(test)]
 mod engine_tests;
+mod export;
 mod keys;
+mod look;
 #[cfg(test)]
 mod measure;
 pub(super) mod migration;
@@ -41,6 +45,9 @@ mod room;
 mod script;
 pub(super) mod statement;
 mod writer;
+
+pub use backup::backup;
+pub use look::{Schema, discard, holder, schema, sizes};
 
 /// How a database is opened. The defaults are measured: `docs/adr/0001-storage.md`.
 #[derive(Clone, Debug)]
@@ -81,8 +88,29 @@ impl Default for Options {
 /// Why a database cannot be used. Each names the file and what to do or look at.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{} is in use by process {holder}; one process may open a store", path.display())]
-    Locked { path: PathBuf, holder: String },
+    #[error(
+        "{} is in use by process {holder}; one process may open a store ({} says which)",
+        path.display(), lock.display()
+    )]
+    Locked {
+        path: PathBuf,
+        lock: PathBuf,
+        holder: String,
+    },
+    #[error("there is no store at {}", path.display())]
+    Missing { path: PathBuf },
+    #[error("{} exists, and is left as it is", path.display())]
+    Exists { path: PathBuf },
+    #[error(
+        "{} is of an older release (its newest migration is {found}, here it is {ours}); \
+         `leveret store migrate`, or a start, brings it up to date",
+        path.display()
+    )]
+    Older {
+        path: PathBuf,
+        found: i64,
+        ours: i64,
+    },
     #[error(
         "{} was written by a newer release (it has migration {version}); start that one",
         path.display()
@@ -90,8 +118,10 @@ pub enum OpenError {
     Newer { path: PathBuf, version: i64 },
     #[error("{}: migration {version} is not the one that built this database", path.display())]
     Changed { path: PathBuf, version: i64 },
-    #[error("{} is not a store, or is damaged: {detail}", path.display())]
+    #[error("{} is not a store: {detail}", path.display())]
     NotADatabase { path: PathBuf, detail: String },
+    #[error("{} is damaged: {detail}", path.display())]
+    Damaged { path: PathBuf, detail: String },
     #[error("SQLite {found} has known faults; {OLDEST_SQLITE} or later is required")]
     OldSqlite { found: String },
     #[error("{}: {source}", path.display())]
@@ -170,21 +200,12 @@ impl Sqlite {
             path: path.to_owned(),
             source,
         };
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let dir = folder(path);
         room::create(&dir).map_err(io)?;
-        let lock_path = dir.join("leveret.lock");
-        let lock = match room::lock(&lock_path).map_err(io)? {
-            Ok(lock) => lock,
-            Err(holder) => {
-                return Err(OpenError::Locked {
-                    path: lock_path,
-                    holder,
-                });
-            }
-        };
+        let lock = lock(path).await?;
+        if path.exists() {
+            look::readable(path)?;
+        }
         let (conn, place, page_bytes) = prepare(path, &options).await?;
         let options = Options {
             page_bytes,
@@ -414,6 +435,33 @@ impl Backend for Sqlite {
         Box::pin(self.ask(move |reply| Request::Retire { due, reply }))
     }
 
+    fn image(&self) -> Pending<'_, Result<Image, BackendError>> {
+        self.read(|conn| Box::pin(reader::image(conn)))
+    }
+
+    fn export(
+        &self,
+        after: Cursor,
+        limit: u32,
+    ) -> Pending<'_, Result<Vec<Exported>, BackendError>> {
+        self.read(move |conn| Box::pin(export::page(conn, after, limit)))
+    }
+
+    fn import(&self, rows: Arc<Import>) -> Pending<'_, Result<(), CommitError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.writer.send(Request::Import { rows, reply }).await;
+            sent.map_err(|_| CommitError::NotDone(closed().0))?;
+            answer
+                .await
+                .unwrap_or_else(|_| Err(CommitError::Unknown("the writer is gone".into())))
+        })
+    }
+
+    fn check(&self) -> Pending<'_, Result<Vec<String>, BackendError>> {
+        self.read(|conn| Box::pin(reader::check(conn)))
+    }
+
     fn maintain(&self) -> Pending<'_, Result<(), BackendError>> {
         Box::pin(async {
             self.shared.nudge.notify_one();
@@ -482,9 +530,8 @@ impl OpenError {
     fn from_sql(path: &Path, error: &sqlx::Error) -> Self {
         let (path, detail) = (path.to_owned(), error.to_string());
         match writer::sqlite_code(error).map(|code| code & 0xff) {
-            Some(libsqlite3_sys::SQLITE_NOTADB | libsqlite3_sys::SQLITE_CORRUPT) => {
-                Self::NotADatabase { path, detail }
-            }
+            Some(libsqlite3_sys::SQLITE_NOTADB) => Self::NotADatabase { path, detail },
+            Some(libsqlite3_sys::SQLITE_CORRUPT) => Self::Damaged { path, detail },
             _ => Self::Other { path, detail },
         }
     }
@@ -505,6 +552,7 @@ async fn prepare(
     let sql = |error: sqlx::Error| OpenError::from_sql(path, &error);
     let mut conn = connect(path, options, Role::Writer).await.map_err(sql)?;
     check_engine(&mut conn, path).await?;
+    look::expect_ours(&mut conn, path).await?;
     migration::run(&mut conn, path).await?;
     check_contents(&mut conn, path, options).await?;
     let numbers = async {
@@ -614,6 +662,39 @@ async fn check_contents(
     Ok(())
 }
 
+/// Takes the lock of the database at `path`. Whoever looks whether it is taken has it for an
+/// instant, so this asks more than once.
+async fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = folder(path).join(LOCK);
+    let mut tries = LOCK_TRIES;
+    loop {
+        let locked = room::lock(&file).map_err(|source| OpenError::Io {
+            path: file.clone(),
+            source,
+        })?;
+        match locked {
+            Ok(lock) => return Ok(lock),
+            Err(_) if tries > 0 => tries -= 1,
+            Err(holder) => {
+                return Err(OpenError::Locked {
+                    path: path.to_owned(),
+                    lock: file,
+                    holder,
+                });
+            }
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+/// Where the database's file is.
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
 fn restore_ballast(shared: &Shared) {
     if let Err(error) = shared.ballast.restore() {
         tracing::debug!(%error, "no ballast file");
@@ -638,6 +719,9 @@ fn closed() -> BackendError {
 /// The first release without the WAL-reset fault (two connections could lose committed pages).
 const OLDEST_SQLITE: &str = "3.51.3";
 const SYNCHRONOUS_FULL: i64 = 2;
+const LOCK: &str = "leveret.lock";
+const LOCK_TRIES: u32 = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Nobody else writes, so only a checkpoint or a reader in its way is ever waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// All texts in all their row counts, so that none is ever parsed twice.

@@ -14,6 +14,7 @@ use super::statement::{self, Text};
 use super::value::{Value, Words, bits};
 use crate::log::batch::*;
 use crate::model::*;
+use crate::sql::Import;
 
 /// Content bytes in one statement, so that no value comes near the server's 1 GiB.
 const TOGETHER: usize = 16 << 20;
@@ -76,6 +77,40 @@ pub(super) fn batch<'a>(batch: &'a Batch, slots: &Slots, steps: &mut Vec<Step<'a
         steps.push(Step::new(statement::FIRE_INSERT, values));
     }
     effects
+}
+
+/// Rows of a copy, as they are.
+pub(super) fn import<'a>(rows: &'a Import, steps: &mut Vec<Step<'a>>) {
+    let jobs: Vec<&Job> = rows.jobs.iter().map(|(job, _)| job).collect();
+    if !jobs.is_empty() {
+        steps.push(insert_jobs(&jobs));
+    }
+    for (job, result) in &rows.jobs {
+        let Some(result) = result else { continue };
+        let values: Vec<Value<'_>> = vec![
+            Box::new(&job.id.0[..]),
+            Box::new(result.content_type.as_deref().map(Words)),
+            Box::new(result.content_encoding.as_deref().map(Words)),
+            Box::new(&*result.body),
+        ];
+        steps.push(Step::new(statement::JOB_RESULT_INSERT, values));
+    }
+    for row in &rows.damaged {
+        let values: Vec<Value<'_>> = vec![
+            Box::new(bits(row.id.0)),
+            Box::new(bits(row.queue.0)),
+            Box::new(bits(row.first_seq)),
+            Box::new(bits(row.last_seq)),
+            Box::new(i64::from(row.count)),
+            Box::new(bits(row.bytes)),
+            Box::new(row.transient),
+            Box::new(row.first_at),
+            Box::new(row.last_at),
+            Box::new(&*row.index),
+            Box::new(&*row.data),
+        ];
+        steps.push(Step::new(statement::DAMAGED_SEGMENT_INSERT, values));
+    }
 }
 
 /// The batch's line in the journal, but for its place there.

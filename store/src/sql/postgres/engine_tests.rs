@@ -114,6 +114,60 @@ async fn a_standby_takes_over_when_the_lease_ends_or_is_given_back() {
     fourth.close().await;
 }
 
+/// A command beside the nodes: a dead owner's lease is waited for, a living one is an error.
+#[tokio::test]
+async fn whoever_does_not_wait_is_told_who_owns_it() {
+    let database = Database::new().await;
+    let once = Options {
+        wait: false,
+        ..small()
+    };
+    let first = database.open(small()).await;
+    let text = refusal(&database, once.clone()).await;
+    assert!(text.contains("is owned by node 'leveret'"), "{text}");
+    first.abandon();
+    let second = database.open(once).await;
+    second.close().await;
+}
+
+/// What is seen is of one moment, and its owner is not disturbed.
+#[tokio::test]
+async fn a_store_is_looked_at_while_it_is_served() {
+    let database = Database::new().await;
+    let missing = Postgres::look(database.target()).await.err().unwrap();
+    assert!(
+        missing.to_string().contains("there is no store"),
+        "{missing}"
+    );
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    commit(&engine, segments(1..=100)).await.unwrap();
+    let look = Postgres::look(database.target()).await.unwrap();
+    let dropped = Batch {
+        dropped_segments: (1..=100).map(SegmentId).collect(),
+        ..segments(101..=160)
+    };
+    commit(&engine, dropped).await.unwrap();
+    commit(&engine, segments([161])).await.unwrap();
+    engine.maintain().await.unwrap();
+    let image = look.image().await.unwrap();
+    assert_eq!(image.segments.len(), 100);
+    for row in &image.segments {
+        let body = look.read_segment(row.id).await.unwrap().unwrap();
+        assert!(body.data == segment(row.id.0, 1, 0).data);
+    }
+    let refused = commit(&look, segments([200])).await;
+    assert!(
+        matches!(refused, Err(CommitError::NotDone(_))),
+        "{refused:?}"
+    );
+    look.close().await;
+    let seen = Postgres::see(&database.target()).await.unwrap();
+    assert_eq!(seen.schema, seen.schema_ours);
+    assert!(!seen.owner.unwrap().is_free() && seen.bytes > 0);
+    engine.close().await;
+}
+
 #[tokio::test]
 async fn an_owner_that_cannot_renew_gives_up() {
     let database = Database::new().await;

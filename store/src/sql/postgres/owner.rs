@@ -75,6 +75,7 @@ pub(super) async fn wait(
     standing: &watch::Sender<Standing>,
 ) -> Result<Taken, OpenError> {
     let mut session: Option<Session> = None;
+    let mut last = Duration::ZERO;
     loop {
         let taken = match &mut session {
             Some(open) => look(open, options, standing).await,
@@ -103,11 +104,14 @@ pub(super) async fn wait(
                 }
             }
             Ok(None) => {
-                if !options.wait
-                    && let Standing::Standby { owner, .. } = &*standing.borrow()
-                {
-                    let (to, owner) = (target.name(), owner.clone());
-                    return Err(OpenError::Owned { to, owner });
+                if !options.wait {
+                    // One that does not renew is dead, and its lease ends.
+                    let ago = heard(standing, &mut session).await;
+                    if ago < last {
+                        let (to, owner) = (target.name(), owner_of(standing));
+                        return Err(OpenError::Owned { to, owner });
+                    }
+                    last = ago;
                 }
                 tokio::time::sleep(options.lease / LOOKS).await;
                 continue;
@@ -125,6 +129,25 @@ pub(super) async fn wait(
             }
         }
         tokio::time::sleep(RECONNECT_AFTER).await;
+    }
+}
+
+/// How long ago the owner renewed; nothing where nobody knows.
+async fn heard(standing: &watch::Sender<Standing>, session: &mut Option<Session>) -> Duration {
+    let is_standby = matches!(&*standing.borrow(), Standing::Standby { .. });
+    match session {
+        Some(session) if is_standby => {
+            let row = read(session).await;
+            row.map_or(Duration::ZERO, |row| row.renewed_ago)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+fn owner_of(standing: &watch::Sender<Standing>) -> String {
+    match &*standing.borrow() {
+        Standing::Standby { owner, .. } => owner.clone(),
+        _ => String::new(),
     }
 }
 

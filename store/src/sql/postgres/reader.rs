@@ -17,9 +17,11 @@ use super::statement::{self, Text};
 use super::value::{
     Decoded, Value, Words, bits, name, number, small, some_text, text, word, wrong,
 };
-use crate::log::batch::{DeduplicationRow, RetainedRow, WaitingRow};
+use crate::log::batch::{DeduplicationRow, RetainedRow, SegmentRow, WaitingRow};
 use crate::model::*;
-use crate::sql::{BackendError, Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader};
+use crate::sql::{
+    BackendError, Cursor, Exported, Image, JobFilter, SegmentBody, SegmentHeader, WaitingHeader,
+};
 
 type Answer<T> = Result<T, tokio_postgres::Error>;
 
@@ -37,14 +39,27 @@ pub(super) struct Found {
 
 /// One snapshot of everything.
 pub(super) async fn find(session: &mut Session) -> Result<Found, BackendError> {
-    let begin = "begin isolation level repeatable read, read only";
-    session.run(begin).await.map_err(failed)?;
+    session.run(SNAPSHOT).await.map_err(failed)?;
     let found = find_all(session).await;
     let ended = session.run("commit").await;
     let found = found?;
     ended.map_err(failed)?;
     Ok(found)
 }
+
+const SNAPSHOT: &str = "begin isolation level repeatable read, read only";
+
+/// The same, in a snapshot that stays: whatever is read afterwards is of the same commit. It holds
+/// every table, so that none is truncated meanwhile.
+pub(super) async fn stay(session: &mut Session) -> Result<Found, BackendError> {
+    session.run(PATIENCE).await.map_err(failed)?;
+    session.run(SNAPSHOT).await.map_err(failed)?;
+    Ok(find_all(session).await?)
+}
+
+/// A check may think for long between two reads.
+const PATIENCE: &str =
+    "set idle_in_transaction_session_timeout = 0; set statement_timeout = 0; set lock_timeout = 0";
 
 async fn find_all(session: &mut Session) -> Answer<Found> {
     let mut lines: Vec<(usize, Line)> = Vec::new();
@@ -204,6 +219,62 @@ async fn read_rows(
     session.rows(text, values).await?.iter().map(row).collect()
 }
 
+/// Rows that only checks and copies ask for, behind a key.
+pub(super) async fn page(
+    session: &mut Session,
+    after: &Cursor,
+    limit: u32,
+) -> Answer<Vec<Exported>> {
+    let (sql, mut values): (&'static str, Vec<Value<'_>>) = match after {
+        Cursor::Damaged(id) => (statement::DAMAGED_SEGMENT_PAGE, vec![Box::new(bits(id.0))]),
+        Cursor::Result(id) => (statement::JOB_RESULT_PAGE, vec![Box::new(&id.0[..])]),
+        Cursor::Claim(scope) => (statement::JOB_KEY_PAGE, vec![Box::new(Words(scope))]),
+        Cursor::Fire(schedule, nominal_at) => (
+            statement::FIRE_PAGE,
+            vec![Box::new(Words(schedule)), Box::new(*nominal_at)],
+        ),
+    };
+    values.push(Box::new(i64::from(limit)));
+    let rows = session.rows(sql, values).await?;
+    let read = |row: &Row| {
+        Ok(match after {
+            Cursor::Damaged(_) => {
+                let header = segment(row)?;
+                Exported::Damaged(SegmentRow {
+                    id: header.id,
+                    queue: header.queue,
+                    first_seq: header.first_seq,
+                    last_seq: header.last_seq,
+                    count: header.count,
+                    bytes: header.bytes,
+                    transient: header.transient,
+                    first_at: header.first_at,
+                    last_at: header.last_at,
+                    index: row.try_get(9)?,
+                    data: row.try_get(10)?,
+                })
+            }
+            Cursor::Result(_) => Exported::Result(job_id(row, 0)?, number(row, 1)?),
+            Cursor::Claim(_) => Exported::Claim(claim(row)?, row.try_get(4)?),
+            Cursor::Fire(..) => Exported::Fire(FireRow {
+                schedule: text(row, 0)?,
+                nominal_at: row.try_get(1)?,
+                fired_at: row.try_get(2)?,
+            }),
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+fn claim(row: &Row) -> Decoded<KeyClaim> {
+    Ok(KeyClaim {
+        scope: text(row, 0)?,
+        job: job_id(row, 1)?,
+        fingerprint: bytes(row, 2)?,
+        expires_at: row.try_get(3)?,
+    })
+}
+
 pub(super) async fn damaged_segments(session: &mut Session) -> Answer<Vec<SegmentHeader>> {
     session.each(statement::DAMAGED_SEGMENT_LIST, segment).await
 }
@@ -236,14 +307,6 @@ pub(super) async fn key_claim(
 ) -> Answer<Option<KeyClaim>> {
     let values: Vec<Value<'_>> = vec![Box::new(Words(scope)), Box::new(now)];
     let rows = session.rows(statement::JOB_KEY_READ, values).await?;
-    let claim = |row: &Row| {
-        Ok(KeyClaim {
-            scope: text(row, 0)?,
-            job: job_id(row, 1)?,
-            fingerprint: bytes(row, 2)?,
-            expires_at: row.try_get(3)?,
-        })
-    };
     rows.first().map(claim).transpose()
 }
 

@@ -21,7 +21,7 @@ const VERSIONS: [u32; 5] = [18, 17, 16, 15, 14];
 /// A server that is not up by then never will be.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
-pub(in crate::sql) struct Server {
+pub(crate) struct Server {
     pub(super) port: u16,
     process: Child,
     _dir: tempfile::TempDir,
@@ -153,12 +153,12 @@ fn postgres_user() -> (u32, u32) {
 }
 
 /// A database of its own.
-pub(in crate::sql) struct Database {
+pub(crate) struct Database {
     pub(super) name: String,
 }
 
 impl Database {
-    pub(in crate::sql) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(Server::start));
         let server = server.await.unwrap();
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
@@ -184,7 +184,7 @@ impl Database {
         SERVER.get().unwrap().client(&self.name).await
     }
 
-    pub(in crate::sql) async fn open(&self, options: Options) -> Postgres {
+    pub(crate) async fn open(&self, options: Options) -> Postgres {
         let standing = watch::channel(Standing::default()).0;
         Postgres::open(self.target(), options, &standing)
             .await
@@ -192,7 +192,7 @@ impl Database {
     }
 
     /// As if the lease had ended.
-    pub(in crate::sql) async fn free(&self) {
+    pub(crate) async fn free(&self) {
         let client = self.client().await;
         let row = client.query_one(statement::OWNER_READ, &[]).await.unwrap();
         let epoch: i64 = row.get(0);

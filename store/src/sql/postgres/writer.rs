@@ -23,7 +23,7 @@ use super::{Shared, owner};
 use crate::log::batch::{Batch, Committed, JobChange};
 use crate::model::*;
 use crate::sql::doomed::Doomed;
-use crate::sql::{BackendError, CommitError, Retired};
+use crate::sql::{BackendError, CommitError, Import, Retired};
 
 type Reply<T> = oneshot::Sender<T>;
 
@@ -32,6 +32,10 @@ pub(super) enum Request {
         batch: Arc<Batch>,
         sync: bool,
         reply: Reply<Result<Committed, CommitError>>,
+    },
+    Import {
+        rows: Arc<Import>,
+        reply: Reply<Result<(), CommitError>>,
     },
     Number {
         reply: Reply<Result<u64, BackendError>>,
@@ -132,6 +136,10 @@ impl Writer {
             match request {
                 Request::Commit { batch, sync, reply } => {
                     let _ = reply.send(self.commit(&batch, sync).await);
+                }
+                Request::Import { rows, reply } => {
+                    let stored = self.store(BEGIN, Work::Import(&rows)).await;
+                    let _ = reply.send(stored.map(drop));
                 }
                 Request::Number { reply } => {
                     let _ = reply.send(Ok(self.number));
@@ -264,6 +272,11 @@ impl Writer {
             Work::Batch(batch) => {
                 effects = apply::batch(batch, &slots, &mut steps);
                 line = apply::line(batch, &effects);
+            }
+            Work::Import(rows) => {
+                apply::import(rows, &mut steps);
+                line.last_queue = rows.last_queue_id;
+                line.last_segment = rows.last_segment_id;
             }
             Work::Whole => {
                 line = self.state.whole(slots.segments());
@@ -683,6 +696,7 @@ impl Writer {
 /// What a transaction is for.
 enum Work<'a> {
     Batch(&'a Batch),
+    Import(&'a Import),
     /// A journal begins.
     Whole,
     Drop(Vec<SegmentId>),

@@ -7,11 +7,12 @@
 
 use sqlx::{SqliteConnection, SqliteExecutor};
 
-use super::access;
 use super::script::Script;
 use super::statement::{self, Rows};
+use super::{access, export};
 use crate::log::batch::*;
 use crate::model::*;
+use crate::sql::Import;
 
 /// Ids are marked this far ahead, so that deleting segments seldom costs a write of the mark.
 pub(super) const MARK_AHEAD: u64 = 4096;
@@ -122,6 +123,38 @@ pub(super) async fn batch(
         .await?;
     script.send(conn).await.map_err(Fault::Ending)?;
     Ok(committed)
+}
+
+/// Puts rows of a copy, all or none.
+pub(super) async fn import(conn: &mut SqliteConnection, rows: &Import) -> Result<(), Fault> {
+    run(conn, statement::TRANSACTION_BEGIN).await?;
+    for (job, result) in &rows.jobs {
+        bind_job(sqlx::query(statement::JOB_INSERT), job)
+            .execute(&mut *conn)
+            .await?;
+        if let Some(result) = result {
+            insert_result(conn, job.id, result).await?;
+        }
+    }
+    for row in &rows.damaged {
+        export::insert_damaged(conn, row).await?;
+    }
+    for (text, id) in [
+        (statement::ENGINE_MARK_QUEUE, rows.last_queue_id),
+        (statement::ENGINE_MARK_SEGMENT, rows.last_segment_id),
+    ] {
+        sqlx::query(text)
+            .bind(id.cast_signed())
+            .execute(&mut *conn)
+            .await?;
+    }
+    run(conn, statement::TRANSACTION_COMMIT)
+        .await
+        .map_err(Fault::Ending)
+}
+
+async fn run(conn: &mut SqliteConnection, text: &'static str) -> Result<(), sqlx::Error> {
+    sqlx::query(text).execute(conn).await.map(drop)
 }
 
 /// True when the batch has rows whose answers matter, one by one.

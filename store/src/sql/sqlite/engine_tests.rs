@@ -202,8 +202,18 @@ async fn every_statement_prepares_and_is_used() {
     let dir = tempfile::tempdir().unwrap();
     open(&dir, small()).await.close().await;
     let mut conn = plain(&dir).await;
-    let sources = ["access", "apply", "checkpoint", "keys", "reader", "writer"]
-        .map(|name| fs::read_to_string(format!("{SOURCES}/sqlite/{name}.rs")).unwrap());
+    let sources = [
+        "access",
+        "apply",
+        "backup",
+        "checkpoint",
+        "export",
+        "keys",
+        "look",
+        "reader",
+        "writer",
+    ]
+    .map(|name| fs::read_to_string(format!("{SOURCES}/sqlite/{name}.rs")).unwrap());
     let sources = sources.concat() + &fs::read_to_string(format!("{SOURCES}/sqlite.rs")).unwrap();
     for (name, text) in statement::ALL {
         let prepared = conn

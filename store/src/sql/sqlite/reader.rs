@@ -15,7 +15,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{access, statement};
+use super::{access, statement, writer};
 use crate::log::batch::{DeduplicationRow, HeadRow, RetainedRow, WaitingRow};
 use crate::model::*;
 use crate::sql::doomed::{Doomed, prune};
@@ -47,11 +47,39 @@ pub(super) async fn load(conn: &mut SqliteConnection) -> Result<(Image, Doomed),
     loaded
 }
 
+/// Everything, as it is. A savepoint stands in for the transaction: there may be one already.
+pub(super) async fn image(conn: &mut SqliteConnection) -> Result<Image, sqlx::Error> {
+    sqlx::query(statement::TRANSACTION_SAVEPOINT)
+        .execute(&mut *conn)
+        .await?;
+    let image = read_all(conn).await.map(sorted);
+    sqlx::query(statement::TRANSACTION_RELEASE)
+        .execute(conn)
+        .await?;
+    image
+}
+
 async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::Error> {
+    let mut image = read_all(conn).await?;
+    let doomed = prune(&mut image);
+    Ok((sorted(image), doomed))
+}
+
+fn sorted(mut image: Image) -> Image {
+    image
+        .segments
+        .sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
+    image
+        .waiting
+        .sort_unstable_by_key(|row| (row.queue, row.seq));
+    image
+}
+
+async fn read_all(conn: &mut SqliteConnection) -> Result<Image, sqlx::Error> {
     let ids = sqlx::query(statement::ENGINE_LAST_IDS)
         .fetch_one(&mut *conn)
         .await?;
-    let mut image = Image {
+    Ok(Image {
         vhosts: rows(conn, statement::VHOST_LIST, access::vhost).await?,
         users: rows(conn, statement::USER_LIST, access::user).await?,
         permissions: rows(conn, statement::PERMISSION_LIST, access::permission).await?,
@@ -77,15 +105,7 @@ async fn load_all(conn: &mut SqliteConnection) -> Result<(Image, Doomed), sqlx::
         deduplication: rows(conn, statement::DEDUPLICATION_LIST, deduplication).await?,
         last_queue_id: number(&ids, 0)?,
         last_segment_id: number(&ids, 1)?,
-    };
-    let doomed = prune(&mut image);
-    image
-        .segments
-        .sort_unstable_by_key(|row| (row.queue, row.first_seq, row.id));
-    image
-        .waiting
-        .sort_unstable_by_key(|row| (row.queue, row.seq));
-    Ok((image, doomed))
+    })
 }
 
 pub(super) async fn segments_of_queue(
@@ -105,6 +125,22 @@ pub(super) async fn damaged_segments(
     conn: &mut SqliteConnection,
 ) -> Result<Vec<SegmentHeader>, sqlx::Error> {
     rows(conn, statement::DAMAGED_SEGMENT_LIST, segment).await
+}
+
+/// Lines of SQLite's own check; none when all is whole. Damage may end the check itself.
+pub(super) async fn check(conn: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    let read = |row: &SqliteRow| row.try_get::<String, _>(0);
+    let mut lines = match rows(conn, statement::ENGINE_INTEGRITY, read).await {
+        Err(error) if is_damage(&error) => vec![error.to_string()],
+        lines => lines?,
+    };
+    lines.retain(|line| line != "ok");
+    Ok(lines)
+}
+
+fn is_damage(error: &sqlx::Error) -> bool {
+    let code = writer::sqlite_code(error).map(|code| code & 0xff);
+    code == Some(libsqlite3_sys::SQLITE_CORRUPT)
 }
 
 pub(super) async fn read_segment(
@@ -268,7 +304,7 @@ where
         .await
 }
 
-fn number(row: &SqliteRow, at: usize) -> Result<u64, sqlx::Error> {
+pub(super) fn number(row: &SqliteRow, at: usize) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(at)?.cast_unsigned())
 }
 
@@ -276,14 +312,14 @@ pub(super) fn name(row: &SqliteRow, at: usize) -> Result<Arc<str>, sqlx::Error> 
     Ok(row.try_get::<&str, _>(at)?.into())
 }
 
-fn bytes<const N: usize>(row: &SqliteRow, at: usize) -> Result<[u8; N], sqlx::Error> {
+pub(super) fn bytes<const N: usize>(row: &SqliteRow, at: usize) -> Result<[u8; N], sqlx::Error> {
     let bytes: &[u8] = row.try_get(at)?;
     bytes
         .try_into()
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-fn job_id(row: &SqliteRow, at: usize) -> Result<JobId, sqlx::Error> {
+pub(super) fn job_id(row: &SqliteRow, at: usize) -> Result<JobId, sqlx::Error> {
     Ok(JobId(bytes(row, at)?))
 }
 
@@ -343,7 +379,7 @@ fn head(row: &SqliteRow) -> Result<HeadRow, sqlx::Error> {
     })
 }
 
-fn segment(row: &SqliteRow) -> Result<SegmentHeader, sqlx::Error> {
+pub(super) fn segment(row: &SqliteRow) -> Result<SegmentHeader, sqlx::Error> {
     Ok(SegmentHeader {
         id: SegmentId(number(row, 0)?),
         queue: QueueId(number(row, 1)?),

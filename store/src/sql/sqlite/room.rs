@@ -47,6 +47,17 @@ pub(super) fn lock(path: &Path) -> io::Result<Result<File, String>> {
     }
 }
 
+/// Who has the directory's lock, if anybody. Makes no file.
+pub(super) fn holder(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let taken = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    let mut holder = String::new();
+    match taken {
+        Err(rustix::io::Errno::WOULDBLOCK) => file.read_to_string(&mut holder).ok().map(|_| holder),
+        _ => None,
+    }
+}
+
 /// A file of no use but its size.
 pub(super) struct Ballast {
     path: PathBuf,

@@ -19,7 +19,7 @@ use super::script::Script;
 use super::{Role, Shared, connect, statement};
 use crate::log::batch::{Batch, Committed, DefinitionChange, JobChange};
 use crate::model::*;
-use crate::sql::{BackendError, CommitError, Retired};
+use crate::sql::{BackendError, CommitError, Import, Retired};
 
 type Reply<T> = oneshot::Sender<T>;
 
@@ -28,6 +28,10 @@ pub(super) enum Request {
         batch: Arc<Batch>,
         sync: bool,
         reply: Reply<Result<Committed, CommitError>>,
+    },
+    Import {
+        rows: Arc<Import>,
+        reply: Reply<Result<(), CommitError>>,
     },
     Number {
         reply: Reply<Result<u64, BackendError>>,
@@ -124,6 +128,9 @@ impl Writer {
             match request {
                 Request::Commit { batch, sync, reply } => {
                     let _ = reply.send(state.commit(&batch, sync).await);
+                }
+                Request::Import { rows, reply } => {
+                    let _ = reply.send(state.import(&rows).await);
                 }
                 Request::Number { reply } => {
                     let _ = reply.send(state.number().await);
@@ -302,6 +309,31 @@ impl State {
             let _ = conn.close().await;
         }
         was_open
+    }
+
+    async fn import(&mut self, rows: &Import) -> Result<(), CommitError> {
+        if self.since_restart >= self.restart_at {
+            self.restart().await;
+        }
+        let done = match self.connection().await {
+            Ok(conn) => apply::import(conn, rows).await,
+            Err(error) => Err(error.into()),
+        };
+        let Err(fault) = done else {
+            let results = rows.jobs.iter().filter_map(|(_, result)| result.as_ref());
+            let aside = rows
+                .damaged
+                .iter()
+                .map(|row| row.index.len() + row.data.len());
+            let bytes: usize = results.map(|result| result.body.len()).chain(aside).sum();
+            let page = u64::from(self.shared.options.page_bytes);
+            self.grew(bytes as u64 + page * (rows.jobs.len() as u64 + 3));
+            return Ok(());
+        };
+        let was_open = self.abandon(false).await;
+        Err(judge(fault, was_open, || {
+            self.shared.free_bytes() < NO_ROOM_BYTES
+        }))
     }
 
     async fn number(&mut self) -> Result<u64, BackendError> {
