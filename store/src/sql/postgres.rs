@@ -217,6 +217,7 @@ impl Postgres {
             keys_merged: 0,
             held: 0,
             number: 0,
+            synced: 0,
         };
         let renewing = owner::renew(Arc::clone(&shared), target, taken);
         let tasks = vec![tokio::spawn(task.run(requests)), tokio::spawn(renewing)];

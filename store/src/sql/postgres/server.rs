@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,7 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     pub(super) port: u16,
     process: Child,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Statics are not dropped: the server ends when the pipe to its watcher does.
@@ -72,17 +73,19 @@ impl Server {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
+        // The first line that fits counts.
+        let access = data.join("pg_hba.conf");
+        let rest = std::fs::read_to_string(&access).unwrap();
+        let first = format!("host all +{ASKS_PASSWORD} 127.0.0.1/32 scram-sha-256\n");
+        std::fs::write(&access, first + &rest).unwrap();
+        certify(dir.path(), user);
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
         let process = Self::run(&programs, &data, dir.path(), port, as_user);
-        let server = Self {
-            port,
-            process,
-            _dir: dir,
-        };
+        let server = Self { port, process, dir };
         server.wait();
         server
     }
@@ -97,6 +100,7 @@ impl Server {
     ) -> Child {
         let script = "\"$1\" -D \"$2\" -p \"$3\" -k \"$4\" \
              -c listen_addresses=127.0.0.1 -c max_connections=400 -c shared_buffers=64MB \
+             -c ssl=on -c ssl_cert_file=\"$4/cert.pem\" -c ssl_key_file=\"$4/key.pem\" \
              -c logging_collector=off >\"$4/log\" 2>&1 </dev/null & \
              server=$!; cat >/dev/null; kill -INT $server; wait $server";
         let mut command = Command::new("sh");
@@ -139,6 +143,30 @@ impl Server {
         }
     }
 }
+
+/// A certificate for `localhost`, signed by itself, and its key.
+fn certify(dir: &Path, user: Option<(u32, u32)>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    for (name, text) in [
+        ("cert.pem", made.cert.pem()),
+        ("key.pem", made.signing_key.serialize_pem()),
+    ] {
+        let file = dir.join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((user, group)) = user {
+            std::os::unix::fs::chown(&file, Some(user), Some(group)).unwrap();
+        }
+    }
+}
+
+/// What the server shows; its signer, too.
+pub(super) fn certificate() -> PathBuf {
+    SERVER.get().unwrap().dir.path().join("cert.pem")
+}
+
+/// Members of this role have to give a password.
+pub(super) const ASKS_PASSWORD: &str = "asks_password";
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -111,6 +111,9 @@ pub(super) struct Writer {
     pub(super) held: u32,
     /// Of the newest batch.
     pub(super) number: u64,
+    /// The newest line that was on disk when the server answered; lines behind it may be lost when
+    /// the server crashes.
+    pub(super) synced: u64,
 }
 
 /// A transaction that was stored.
@@ -238,19 +241,24 @@ impl Writer {
     /// Runs one transaction until it is known to be stored, or not to be.
     async fn store(&mut self, begin: &str, work: Work<'_>) -> Result<Stored, CommitError> {
         let position = self.state.position + 1;
+        let synced = begin == BEGIN;
         let mut unknown = false;
         loop {
             let found = self.position().await?;
             if unknown && found >= position {
                 let (_, effects, line) = self.build(&work);
-                return self.stored(work, effects, &line, None).await;
+                return self.stored((work, synced), effects, &line, None).await;
             }
             let (steps, effects, line) = self.build(&work);
             let Some(session) = &mut self.session else {
                 continue;
             };
             match session.transact(begin, steps).await {
-                Ok(rows) => return self.stored(work, effects, &line, Some(rows)).await,
+                Ok(rows) => {
+                    return self
+                        .stored((work, synced), effects, &line, Some(rows))
+                        .await;
+                }
                 Err(Fault::Fenced) => return Err(self.fenced()),
                 Err(Fault::Refused(why)) => return Err(CommitError::NotDone(why)),
                 Err(Fault::Full(why)) => return Err(CommitError::Full(why)),
@@ -323,13 +331,16 @@ impl Writer {
     /// What is known of the store follows what was stored.
     async fn stored(
         &mut self,
-        work: Work<'_>,
+        (work, synced): (Work<'_>, bool),
         effects: Effects,
         line: &Line,
         rows: Option<Vec<u64>>,
     ) -> Result<Stored, CommitError> {
         let stored = Stored { effects, rows };
         self.state.take(line, false);
+        if synced {
+            self.synced = line.position;
+        }
         if line.whole {
             self.journal = 1 - self.journal;
             self.journal_bytes = 0;
@@ -429,17 +440,7 @@ impl Writer {
                 return Ok(self.state.position);
             }
             match self.resolve().await {
-                Ok(found) if found < self.state.position => {
-                    tracing::error!(
-                        found,
-                        known = self.state.position,
-                        "the database lacks commits that it confirmed: it failed over to a server that \
-                         did not have them",
-                    );
-                    metrics::counter!("leveret_store_went_back_total").increment(1);
-                    self.shared
-                        .lose("the database went back behind what it had confirmed");
-                }
+                Ok(found) if found < self.state.position => self.went_back(found).await,
                 Ok(found) => return Ok(found),
                 Err(Fault::Fenced) => return Err(self.fenced()),
                 Err(Fault::Refused(why) | Fault::Full(why) | Fault::Lost(why)) => {
@@ -449,6 +450,29 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// The newest lines are not there any more. What nobody waited for goes when a server crashes;
+    /// what was confirmed only goes when another server took its place. Either way the store is to
+    /// be read anew, by whoever is first.
+    async fn went_back(&mut self, found: u64) {
+        let known = self.state.position;
+        let why = match found < self.synced {
+            true => {
+                metrics::counter!("leveret_store_went_back_total").increment(1);
+                tracing::error!(
+                    found,
+                    known,
+                    confirmed = self.synced,
+                    "the database lacks commits that it confirmed: it failed over to a server that \
+                     did not have them",
+                );
+                "the database went back behind what it had confirmed"
+            }
+            false => "the database crashed, and lacks what nobody had waited for",
+        };
+        self.release().await;
+        self.shared.lose(why);
     }
 
     /// A new session, and the newest line that is stored.
