@@ -25,6 +25,8 @@ pub struct Leveret {
     pub http: SocketAddr,
     process: Option<Process>,
     folder: TempDir,
+    /// Of the database that nodes share.
+    schema: String,
     binary: PathBuf,
 }
 
@@ -43,18 +45,37 @@ impl Leveret {
     /// # Errors
     /// There is no binary, or it does not come up.
     pub fn start_in(parent: &Path, config: &str) -> Result<Self> {
-        let folder = TempDir::with_prefix_in("leveret-", parent)?;
-        fs::write(folder.path().join("leveret.toml"), config)?;
-        let (amqp, http) = (free_address()?, free_address()?);
-        let mut server = Self {
-            amqp,
-            http,
-            process: None,
-            folder,
-            binary: binary()?,
-        };
+        let mut server = Self::stopped(parent, config, None)?;
         server.restart()?;
         Ok(server)
+    }
+
+    /// Another node on the store that this one shares; it waits until this one is gone.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn standby(&self, config: &str) -> Result<Self> {
+        let schema = Some(self.schema.clone());
+        let mut server = Self::stopped(&env::temp_dir(), config, schema)?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    fn stopped(parent: &Path, config: &str, schema: Option<String>) -> Result<Self> {
+        let folder = TempDir::with_prefix_in("leveret-", parent)?;
+        fs::write(folder.path().join("leveret.toml"), config)?;
+        let name = folder.path().file_name().unwrap_or_default();
+        // Names of schemas are in small letters: two folders must not become one.
+        let name = name.to_string_lossy();
+        let own: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self {
+            amqp: free_address()?,
+            http: free_address()?,
+            process: None,
+            folder,
+            schema: schema.unwrap_or_else(|| format!("t{own}")),
+            binary: binary()?,
+        })
     }
 
     /// Starts it again on the same data; returns how long it took to be ready.
@@ -63,6 +84,20 @@ impl Leveret {
     /// It does not come up.
     pub fn restart(&mut self) -> Result<Duration> {
         let started = Instant::now();
+        self.launch()?;
+        let process = self.process.as_mut().context("it was started")?;
+        process
+            .await_port(self.amqp, START_MAX)
+            .context("starting leveret")?;
+        self.await_ready(started + START_MAX)?;
+        Ok(started.elapsed())
+    }
+
+    /// Starts it, and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
         let home = self.folder.path();
         let mut command = Command::new(&self.binary);
         command
@@ -80,13 +115,24 @@ impl Leveret {
         if let Some(store) = self.store() {
             command.arg("--store").arg(store);
         }
-        let mut process = Process::start(&mut command, &home.join("server.log"))?;
-        process
-            .await_port(self.amqp, START_MAX)
-            .context("starting leveret")?;
-        self.process = Some(process);
-        self.await_ready(started + START_MAX)?;
-        Ok(started.elapsed())
+        self.process = Some(Process::start(&mut command, &home.join("server.log"))?);
+        Ok(())
+    }
+
+    /// True when it owns its store and takes work.
+    pub fn is_ready(&self) -> bool {
+        self.ask_ready().unwrap_or(false)
+    }
+
+    /// SIGSTOP or SIGCONT, as `kill` names them.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let id = self.id().context("it is not running")?.to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status()?;
+        anyhow::ensure!(sent.success(), "kill -s {name} {id}");
+        Ok(())
     }
 
     /// Its process, where it runs.
@@ -138,10 +184,7 @@ impl Leveret {
 
     fn store(&self) -> Option<String> {
         let database = env::var("LEVERET_TEST_STORE").ok()?;
-        let folder = self.folder.path().file_name()?.to_string_lossy();
-        // Names of schemas are in small letters: two folders must not become one.
-        let schema: String = folder.bytes().map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("{database}?schema=t{schema}"))
+        Some(format!("{database}?schema={}", self.schema))
     }
 
     pub fn folder(&self) -> &Path {

@@ -228,7 +228,8 @@ fn shared_target() -> PathBuf {
 type Variable = (&'static str, &'static str);
 
 /// Name, test program, and what makes it shorter: each ran in full on SQLite.
-const SHARED: [(&str, &str, Option<Variable>); 4] = [
+const SHARED: [(&str, &str, Option<Variable>); 5] = [
+    ("takeovers", "takeover", None),
     ("conversations", "conversation", None),
     ("operators", "operator", None),
     ("crash test", "crash", Some(("LEVERET_CRASH_CYCLES", "10"))),

@@ -265,6 +265,14 @@ impl Postgres {
         answer.await.map_err(|_| closed())?
     }
 
+    /// What it means that the writer does not answer: with a store that was lost, nothing more.
+    fn gone(&self, otherwise: CommitError) -> CommitError {
+        match self.shared.why_lost() {
+            Some(why) => CommitError::Fenced(why),
+            None => otherwise,
+        }
+    }
+
     /// Ends without a word to the server, as a process that is killed.
     #[cfg(test)]
     pub(super) fn abandon(&self) {
@@ -350,9 +358,9 @@ impl Backend for Postgres {
                 .writer
                 .send(Request::Commit { batch, sync, reply })
                 .await;
-            sent.map_err(|_| CommitError::NotDone(closed().0))?;
-            let gone = || Err(CommitError::Unknown("the writer is gone".into()));
-            answer.await.unwrap_or_else(|_| gone())
+            sent.map_err(|_| self.gone(CommitError::NotDone(closed().0)))?;
+            let unknown = || CommitError::Unknown("the writer is gone".into());
+            answer.await.unwrap_or_else(|_| Err(self.gone(unknown())))
         })
     }
 
@@ -387,9 +395,9 @@ impl Backend for Postgres {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let sent = self.writer.send(Request::Import { rows, reply }).await;
-            sent.map_err(|_| CommitError::NotDone(closed().0))?;
-            let gone = || Err(CommitError::Unknown("the writer is gone".into()));
-            answer.await.unwrap_or_else(|_| gone())
+            sent.map_err(|_| self.gone(CommitError::NotDone(closed().0)))?;
+            let unknown = || CommitError::Unknown("the writer is gone".into());
+            answer.await.unwrap_or_else(|_| Err(self.gone(unknown())))
         })
     }
 

@@ -189,6 +189,34 @@ async fn an_owner_that_cannot_renew_gives_up() {
     engine.close().await;
 }
 
+/// A store that was lost is closed while a commit waits: that commit was refused, nothing else.
+#[tokio::test]
+async fn a_commit_that_waits_at_the_end_is_refused() {
+    let database = Database::new().await;
+    let engine = Arc::new(database.open(small()).await);
+    commit(&engine, put_queues([1])).await.unwrap();
+    let client = database.client().await;
+    client
+        .batch_execute("begin; lock table owner in access exclusive mode")
+        .await
+        .unwrap();
+    let waits = Arc::clone(&engine);
+    let waits = tokio::spawn(async move { commit(&waits, segments([1])).await });
+    assert!(engine.lost().await.contains("could not be renewed"));
+    engine.abandon();
+    let refused = waits.await.unwrap();
+    assert!(
+        matches!(refused, Err(CommitError::Fenced(_))),
+        "{refused:?}"
+    );
+    let refused = commit(&engine, segments([2])).await;
+    assert!(
+        matches!(refused, Err(CommitError::Fenced(_))),
+        "{refused:?}"
+    );
+    client.batch_execute("rollback").await.unwrap();
+}
+
 /// Connections end at any moment of a commit; each commit is stored once, and none is forgotten.
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_found_again() {
