@@ -538,7 +538,10 @@ impl Backend for Postgres {
     fn close(&self) -> Pending<'_, ()> {
         Box::pin(async {
             let (reply, done) = oneshot::channel();
-            if self.writer.send(Request::Close { reply }).await.is_ok() {
+            // With a store that was lost, nothing under way matters, nor how long it takes.
+            if self.shared.why_lost().is_none()
+                && self.writer.send(Request::Close { reply }).await.is_ok()
+            {
                 let _ = done.await;
             }
             for task in &self.tasks {
