@@ -156,6 +156,8 @@ impl Node {
         let shared = Shared::new("RabbitMQ", "4.2.0", amqp::limits::MESSAGE_MAX);
         let shared = shared.with(config.auth.clone(), config.listen.connections_max);
         let sessions = listen::serve(amqp, store.clone(), Arc::new(shared), room(), stop.clone());
+        // Before anybody is told that the node is ready.
+        let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;
         self.gate.open(http::App {
             store: store.clone(),
             ticker: ticker.clone(),
@@ -164,7 +166,6 @@ impl Node {
             stop: stop.clone(),
             leases: http::LeaseNames::default(),
         });
-        let commands = admin::socket::serve(&config.data_dir, store.clone(), stop.clone()).await;
         let lost = tokio::select! {
             () = self.ended.cancelled() => false,
             reason = backend.lost() => {

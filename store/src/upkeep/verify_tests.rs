@@ -79,12 +79,12 @@ async fn counts_that_contradict_the_content_are_found() {
     assert_eq!(found[1].detail, "has a seq outside its range");
 }
 
+/// The last of a commit's messages may be settled before it is stored: only the bits know them.
 #[tokio::test]
-async fn settled_bits_beyond_the_end_are_found() {
-    for bits in [vec![0b100, 0b100], vec![0b100, 0, 0]] {
-        let found = alone(damage(|rows| rows.batch.settled[0].bits = bits).await);
-        assert_eq!(found.detail, "is settled beyond its end");
-        assert_eq!(found.segment, Some(SegmentId(2)));
+async fn bits_may_go_on_behind_the_last_message() {
+    for bits in [vec![0b100, 0b100], vec![0b100, 0, 0xff]] {
+        let found = damage(|rows| rows.batch.settled[0].bits = bits).await;
+        assert!(found.is_empty(), "{found:#?}");
     }
 }
 
