@@ -328,7 +328,8 @@ impl Check<'_> {
         for detail in contradictions(row, &contents, body.data.len() as u64) {
             self.damaged(at(queue, row, &detail));
         }
-        // Bits may go on behind the last message: what came after it was settled before it was stored.
+        // Bits may go on behind the last message: what came after it was settled before it was
+        // stored.
         if live {
             self.both(queue, row, bits, &contents);
         }
