@@ -61,13 +61,7 @@ struct Flags {
     #[arg(long, global = true, value_name = "FILE", env = "LEVERET_CONFIG")]
     config: Option<PathBuf>,
     /// Where the database lives; ./leveret-data.
-    #[arg(
-        long,
-        global = true,
-        visible_alias = "data",
-        value_name = "DIR",
-        env = "LEVERET_DATA_DIR"
-    )]
+    #[arg(long, global = true, value_name = "DIR", env = "LEVERET_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Address for AMQP 0-9-1; 127.0.0.1:5672.
     #[arg(long, global = true, value_name = "ADDR", env = "LEVERET_AMQP_LISTEN")]

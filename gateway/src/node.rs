@@ -67,19 +67,17 @@ pub async fn run(config: Config, first: First, recorder: PrometheusHandle) -> an
     if let Some(tls) = &node.tls {
         tls.clone().watch(node.ended.clone())?;
     }
+    // A standby is not there for AMQP: clients go on to the next address.
+    if let StoreUrl::Postgres(_) = node.config.store {
+        amqp = None;
+    }
     let addresses = addresses(&web, ["http", "https"]);
     let requests = http::serve(web, node.gate.clone(), node.ended.clone());
     loop {
-        // A standby is not there for AMQP: clients go on to the next address.
-        let early = match node.config.store {
-            StoreUrl::Postgres(_) => None,
-            _ => amqp.take(),
-        };
-        drop(amqp.take());
         let Some(backend) = node.backend().await? else {
             break;
         };
-        let doors = match early {
+        let doors = match amqp.take() {
             Some(doors) => doors,
             None => node.doors([Listener::Amqp, Listener::Amqps]).await?,
         };

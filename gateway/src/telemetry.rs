@@ -42,12 +42,27 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     for (name, help) in GAUGES {
         metrics::describe_gauge!(*name, *help);
     }
-    metrics::describe_counter!(
-        "leveret_schedule_fires_total",
-        "Ticks of a schedule since the start."
-    );
+    for (name, help) in COUNTERS {
+        metrics::describe_counter!(*name, *help);
+    }
     Ok(handle)
 }
+
+/// Counters that the rooms record, and what they tell.
+const COUNTERS: &[(&str, &str)] = &[
+    (
+        "leveret_schedule_fires_total",
+        "Ticks of a schedule since the start.",
+    ),
+    (
+        "leveret_store_fenced_total",
+        "Commits refused because another node owns the store.",
+    ),
+    (
+        "leveret_store_went_back_total",
+        "Times that the database lacked commits which it had confirmed.",
+    ),
+];
 
 /// Histograms that the rooms record, and what they tell.
 const HISTOGRAMS: &[(&str, &str)] = &[

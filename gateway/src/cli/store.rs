@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
-use store::sql::place::{self, Place, Standing};
+use store::sql::place::{self, Place, Status};
 use store::sql::{postgres, sqlite};
 use store::upkeep::copy::{self, Copied};
 use store::upkeep::count::Counts;
@@ -123,8 +123,8 @@ fn named(given: &Given, text: String) -> anyhow::Result<Place> {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn status(place: &Place, json: bool) -> Result<(), Ended> {
-    let standing = place.standing().await?;
-    let counts = match standing.schema == standing.schema_ours {
+    let status = place.status().await?;
+    let counts = match status.schema == status.schema_ours {
         true => {
             let store = place.look(false).await?;
             let counts = Counts::of(store.as_ref()).await;
@@ -134,13 +134,13 @@ async fn status(place: &Place, json: bool) -> Result<(), Ended> {
         false => None,
     };
     match json {
-        true => println!("{}", status_json(place, &standing, counts.as_ref())),
-        false => print!("{}", status_text(place, &standing, counts.as_ref())),
+        true => println!("{}", status_json(place, &status, counts.as_ref())),
+        false => print!("{}", status_text(place, &status, counts.as_ref())),
     }
     Ok(())
 }
 
-fn status_json(place: &Place, standing: &Standing, counts: Option<&Counts>) -> Json {
+fn status_json(place: &Place, status: &Status, counts: Option<&Counts>) -> Json {
     let counts = counts.map(|counts| {
         let jobs = counts.jobs.iter();
         let jobs = jobs.map(|(state, count)| (state.as_str().to_owned(), json!(count)));
@@ -159,23 +159,23 @@ fn status_json(place: &Place, standing: &Standing, counts: Option<&Counts>) -> J
     });
     json!({
         "store": place.to_string(),
-        "engine": standing.engine,
-        "schema": standing.schema,
-        "schema_ours": standing.schema_ours,
-        "served_by": standing.served_by,
-        "bytes": standing.bytes,
-        "log_bytes": standing.log_bytes,
+        "engine": status.engine,
+        "schema": status.schema,
+        "schema_ours": status.schema_ours,
+        "served_by": status.served_by,
+        "bytes": status.bytes,
+        "log_bytes": status.log_bytes,
         "counts": counts,
     })
 }
 
-fn status_text(place: &Place, standing: &Standing, counts: Option<&Counts>) -> String {
-    let Standing {
+fn status_text(place: &Place, status: &Status, counts: Option<&Counts>) -> String {
+    let Status {
         engine,
         schema,
         schema_ours,
         ..
-    } = standing;
+    } = status;
     let schema = match schema.cmp(schema_ours) {
         std::cmp::Ordering::Equal => format!("{schema}"),
         std::cmp::Ordering::Less => format!(
@@ -186,7 +186,7 @@ fn status_text(place: &Place, standing: &Standing, counts: Option<&Counts>) -> S
             format!("{schema}, newer than this release's {schema_ours}: it takes the newer one")
         }
     };
-    let served = match &standing.served_by {
+    let served = match &status.served_by {
         Some(holder) => format!("process {holder}"),
         None => "nobody".to_owned(),
     };
@@ -196,7 +196,7 @@ fn status_text(place: &Place, standing: &Standing, counts: Option<&Counts>) -> S
         ("served by", served),
         (
             "size",
-            format!("{} bytes, log {}", standing.bytes, standing.log_bytes),
+            format!("{} bytes, log {}", status.bytes, status.log_bytes),
         ),
     ];
     if let Some(counts) = counts {

@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use store::sql::postgres::Standing;
 use tokio::sync::watch;
@@ -60,7 +58,7 @@ impl Default for Gate {
     }
 }
 
-fn refused(standing: &Standing) -> Response {
+fn refused(standing: &Standing) -> Problem {
     let (kind, detail) = match standing {
         Standing::Starting | Standing::Owner { .. } => {
             (Kind::Starting, "this node is reading its store".to_owned())
@@ -73,8 +71,5 @@ fn refused(standing: &Standing) -> Response {
             ),
         ),
     };
-    let mut response = Problem::new(kind, detail).into_response();
-    let soon = HeaderValue::from_static("1");
-    response.headers_mut().insert("retry-after", soon);
-    response
+    Problem::new(kind, detail)
 }

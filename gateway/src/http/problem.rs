@@ -192,7 +192,14 @@ impl IntoResponse for Problem {
                     "Basic realm=\"leveret\", charset=\"UTF-8\"",
                 );
             }
-            Kind::KeyInUse | Kind::QueueFull | Kind::Busy | Kind::StorageFull | Kind::Stopping => {
+            Kind::KeyInUse
+            | Kind::QueueFull
+            | Kind::Busy
+            | Kind::StorageFull
+            | Kind::Stopping
+            | Kind::Starting
+            | Kind::Standby
+            | Kind::StoreUnusable => {
                 set(header::RETRY_AFTER, "1");
             }
             Kind::PayloadTooLarge | Kind::RequestTimeout => {

@@ -38,7 +38,7 @@ pub enum OpenError {
 
 /// What can be said of a store without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct Status {
     pub engine: String,
     /// Highest migration that ran, and that this program has.
     pub schema: i64,
@@ -122,12 +122,12 @@ impl Place {
 
     /// # Errors
     /// There is no store, or it cannot be read.
-    pub async fn standing(&self) -> Result<Standing, OpenError> {
+    pub async fn status(&self) -> Result<Status, OpenError> {
         match self {
             Self::Sqlite(path) => {
                 let schema = sqlite::schema(path).await?;
                 let (bytes, log_bytes) = sqlite::sizes(path);
-                Ok(Standing {
+                Ok(Status {
                     engine: "SQLite".into(),
                     schema: schema.found,
                     schema_ours: schema.ours,
@@ -139,7 +139,7 @@ impl Place {
             Self::Postgres(target, _) => {
                 let seen = Postgres::see(target).await?;
                 let owner = seen.owner.filter(|row| !row.is_free());
-                Ok(Standing {
+                Ok(Status {
                     engine: format!("PostgreSQL {}", seen.server.version),
                     schema: seen.schema,
                     schema_ours: seen.schema_ours,
@@ -168,9 +168,9 @@ impl Place {
         if let Self::Postgres(target, _) = self {
             return Ok(Postgres::migrate(target).await?);
         }
-        let before = self.standing().await?;
+        let before = self.status().await?;
         self.open().await?.close().await;
-        let after = self.standing().await?;
+        let after = self.status().await?;
         Ok((before.schema, after.schema))
     }
 

@@ -6,8 +6,8 @@
 //! In: `leveret store verify`, and a copy once it is done.
 //!
 //! ```text
-//! engine's own check · definitions · heads · segments (index, CRC of each message, counts, settled
-//! bits, no seq twice) · waiting rows (CRC) · jobs and their results
+//! engine's own check · definitions · heads · segments (index, CRC of each message, counts, no seq
+//! twice) · waiting rows (CRC, not ready, too) · jobs and their results
 //! ```
 
 use std::collections::{HashMap, HashSet};

@@ -691,7 +691,7 @@ async fn statements_are_sound() {
     let client = database.client().await;
     for (name, sql) in statement::ALL {
         for slot in [0, slots::SLOTS - 1] {
-            let slot = if sql.contains("journal_{slot}") {
+            let slot = if sql.contains("{journal}") {
                 slot % 2
             } else {
                 slot

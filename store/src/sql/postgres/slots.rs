@@ -5,7 +5,7 @@
 //! Never: talks to the server.
 //! In: `writer` asks what to do and tells what was done; `reader` asks where a segment is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::model::*;
 
@@ -78,9 +78,9 @@ impl Slots {
 
     /// Segments of queues that are gone.
     pub(super) fn of_queues(&self, queues: &[QueueId]) -> Vec<SegmentId> {
-        let all = self.places.iter();
-        let mut of = all.filter(|(_, place)| queues.contains(&place.queue));
-        of.by_ref().map(|(id, _)| *id).collect()
+        let queues: HashSet<QueueId> = queues.iter().copied().collect();
+        let of = |(id, place): (&SegmentId, &Place)| queues.contains(&place.queue).then_some(*id);
+        self.places.iter().filter_map(of).collect()
     }
 
     /// Slots in which a waiting row may stand.
@@ -135,7 +135,10 @@ impl Slots {
 
     /// Counted anew, where what a commit deleted is not known.
     pub(super) fn set_waiting(&mut self, slot: usize, rows: u64) {
-        self.all[slot].waiting = rows;
+        let slot = &mut self.all[slot];
+        slot.waiting = rows;
+        // What was moved there in that commit was not counted: a slot with rows is not empty.
+        slot.rows = slot.rows.max(rows);
     }
 
     pub(super) fn forget_queues(&mut self, queues: &[QueueId]) {

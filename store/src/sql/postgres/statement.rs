@@ -1,8 +1,8 @@
 //! The texts that go to the server: its own in `statements/postgres/`, and those of `statements/`
 //! that both engines take.
 //!
-//! Keeps: each text is a file, read at compile time. `?` becomes `$1` and `{slot}` a table's number
-//! when a text is prepared, so that a file serves all slots.
+//! Keeps: each text is a file, read at compile time. `?` becomes `$1`, `{slot}` and `{journal}` a
+//! table's number when a text is prepared, so that a file serves all slots.
 //! Never: runs anything.
 //! In: the other files of `postgres`; `session` prepares.
 
@@ -25,7 +25,6 @@ statements! {
     DAMAGED_SEGMENT_INSERT = "damaged_segment.insert",
     DAMAGED_SEGMENT_LIST = "damaged_segment.list",
     DAMAGED_SEGMENT_PAGE = "damaged_segment.page",
-    DEDUPLICATION_DELETE_OF_QUEUE = "deduplication.delete_of_queue",
     DEDUPLICATION_DROP = "deduplication.drop",
     DEDUPLICATION_LIST = "deduplication.list",
     EXCHANGE_DELETE = "exchange.delete",
@@ -74,7 +73,6 @@ statements! {
     REDRIVE_DELETE = "redrive.delete",
     REDRIVE_LIST = "redrive.list",
     REDRIVE_PUT = "redrive.put",
-    RETAINED_DELETE_OF_QUEUE = "retained.delete_of_queue",
     RETAINED_LIST = "retained.list",
     SCHEDULE_DELETE = "schedule.delete",
     SCHEDULE_LIST = "schedule.list",
@@ -94,6 +92,7 @@ statements! {
     DATABASE_BYTES = "database.bytes",
     DATABASE_CHECK = "database.check",
     DATABASE_END_OTHERS = "database.end_others",
+    DEDUPLICATION_DELETE_OF_QUEUES = "deduplication.delete_of_queues",
     DEDUPLICATION_INSERT = "deduplication.insert",
     DEDUPLICATION_LIST_SMALL = "deduplication.list_small",
     DEDUPLICATION_MERGE = "deduplication.merge",
@@ -119,6 +118,7 @@ statements! {
     OWNER_RENEW = "owner.renew",
     OWNER_TAKE = "owner.take",
     RETAINED_DELETE = "retained.delete",
+    RETAINED_DELETE_OF_QUEUES = "retained.delete_of_queues",
     RETAINED_PUT = "retained.put",
     SEGMENT_INSERT = "segment.insert",
     SEGMENT_KEEP_WAITING = "segment.keep_waiting",
@@ -137,7 +137,7 @@ statements! {
     WAITING_READ_ANY = "waiting.read_any",
 }
 
-/// A statement, with the slot that it is about, and the one that rows come from.
+/// A statement, with the slot or journal that it is about, and the slot that rows come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Text {
     pub(super) sql: &'static str,
@@ -160,12 +160,8 @@ impl Text {
 
     /// As the server takes it.
     pub(super) fn form(self) -> String {
-        let journal = self.sql.contains("journal_{slot}");
-        let slot = match journal {
-            true => self.slot.to_string(),
-            false => format!("{:02}", self.slot),
-        };
-        let text = self.sql.replace("{slot}", &slot);
+        let text = self.sql.replace("{slot}", &format!("{:02}", self.slot));
+        let text = text.replace("{journal}", &self.slot.to_string());
         numbered(&text.replace("{other}", &format!("{:02}", self.other)))
     }
 }
@@ -204,7 +200,7 @@ mod tests {
         let text = Text::moved("insert into segment_{slot} from segment_{other}", 3, 12);
         assert_eq!(text.form(), "insert into segment_03 from segment_12");
         assert_eq!(
-            Text::of_slot("truncate journal_{slot}", 1).form(),
+            Text::of_slot("truncate journal_{journal}", 1).form(),
             "truncate journal_1"
         );
     }

@@ -19,6 +19,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::session;
+use crate::clock;
 
 /// Where most systems keep the certificates that they trust.
 const SYSTEM_ROOTS: [&str; 3] = [
@@ -117,7 +118,13 @@ impl Target {
             true => SslMode::Require,
             false => SslMode::Disable,
         });
-        let application = format!("leveret {}", std::process::id());
+        // Not the process alone: in containers all are number 1.
+        let [a, b, c, d, ..] = clock::random_bytes();
+        let application = format!(
+            "leveret {} {:08x}",
+            std::process::id(),
+            u32::from_be_bytes([a, b, c, d])
+        );
         config.application_name(&application);
         Ok(Self {
             config,

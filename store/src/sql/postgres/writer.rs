@@ -138,7 +138,11 @@ impl Writer {
             // An answer nobody waits for is no error.
             match request {
                 Request::Commit { batch, sync, reply } => {
-                    let _ = reply.send(self.commit(&batch, sync).await);
+                    let done = self.commit(&batch, sync).await;
+                    if let Err(CommitError::Fenced(_)) = done {
+                        metrics::counter!("leveret_store_fenced_total").increment(1);
+                    }
+                    let _ = reply.send(done);
                 }
                 Request::Import { rows, reply } => {
                     let stored = self.store(BEGIN, Work::Import(&rows)).await;
@@ -230,9 +234,12 @@ impl Writer {
                 slots.turn_to(next);
             }
         }
+        if self.journal_bytes < self.shared.options.journal_bytes || self.stale_journal {
+            return Ok(());
+        }
+        // Counted only now: it looks at all that is known.
         let whole = self.state.bytes(self.shared.slots().count());
-        let most = self.shared.options.journal_bytes.max(whole * 4);
-        if self.journal_bytes < most || self.stale_journal {
+        if self.journal_bytes < whole * 4 {
             return Ok(());
         }
         self.store(BEGIN_RELAXED, Work::Whole).await.map(drop)
@@ -402,7 +409,6 @@ impl Writer {
 
     fn fenced(&self) -> CommitError {
         self.shared.lose("another node took the store over");
-        metrics::counter!("leveret_store_fenced_total").increment(1);
         CommitError::Fenced(self.shared.why_lost().unwrap_or_default())
     }
 
@@ -429,7 +435,6 @@ impl Writer {
         let mut pause = RECONNECT_FIRST;
         loop {
             if let Some(why) = self.shared.why_lost() {
-                // Counted where it would have gone on: a stale owner that was told in time.
                 return Err(CommitError::Fenced(why));
             }
             if self
@@ -604,24 +609,23 @@ impl Writer {
         let mut left = true;
         for _ in 0..SWEEPS {
             let waiting: Vec<usize> = self.shared.slots().with_waiting().collect();
-            let mut rows: Vec<(Text, Vec<Given>)> = Vec::new();
-            for slot in waiting {
-                let text = Text::of_slot(statement::WAITING_DELETE_OF_QUEUES, slot);
-                rows.push((text, vec![ids.clone(), Given::Number(SWEEP_ROWS)]));
-            }
-            for queue in &queues {
-                let id = Given::Number(queue.0.cast_signed());
-                let keys = Text::from(statement::DEDUPLICATION_DELETE_OF_QUEUE);
-                rows.push((keys, vec![id.clone(), Given::Number(SWEEP_ROWS)]));
-                rows.push((Text::from(statement::RETAINED_DELETE_OF_QUEUE), vec![id]));
-            }
-            let deletes = rows.len();
+            let some = || vec![ids.clone(), Given::Number(SWEEP_ROWS)];
+            let mut rows: Vec<(Text, Vec<Given>)> = waiting
+                .into_iter()
+                .map(|slot| Text::of_slot(statement::WAITING_DELETE_OF_QUEUES, slot))
+                .chain([statement::DEDUPLICATION_DELETE_OF_QUEUES.into()])
+                .map(|text| (text, some()))
+                .collect();
+            let retained = Text::from(statement::RETAINED_DELETE_OF_QUEUES);
+            rows.push((retained, vec![ids.clone()]));
+            // All but the last, which has no limit.
+            let limited = rows.len() - 1;
             let stored = self
                 .store(BEGIN_RELAXED, Work::Rows(rows))
                 .await
                 .map_err(why)?;
             let full = |at: usize| stored.rows(at).cast_signed() >= SWEEP_ROWS;
-            left = stored.rows.is_none() || (1..=deletes).any(full);
+            left = stored.rows.is_none() || (1..=limited).any(full);
             if !left {
                 break;
             }

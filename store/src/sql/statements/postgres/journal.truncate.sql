@@ -1,1 +1,1 @@
-truncate journal_{slot}
+truncate journal_{journal}

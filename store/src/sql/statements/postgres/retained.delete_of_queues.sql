@@ -1,0 +1,1 @@
+delete from retained where queue_id = any($1::bigint[])
