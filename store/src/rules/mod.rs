@@ -6,6 +6,7 @@ pub mod dead_letter;
 pub mod filter;
 pub mod lease;
 pub mod rate;
+pub mod recent;
 pub mod redrive;
 pub mod replay;
 pub mod retry;

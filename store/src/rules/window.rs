@@ -8,17 +8,16 @@
 //!
 //! A key is kept as half of its SHA-256. With the most keys there can be, the chance that any two
 //! of them ever meet is about 1 in 10^25, and to make two meet on purpose takes 2^64 tries.
-//!
-//! ```text
-//! entry, and record on disk   hash 16 · accepted at, ms since the epoch 6
-//! ```
 
 use std::sync::Arc;
 
 use amqp::content::{Block, Entry};
 use amqp::{field, properties};
+use sha2::block_api::compress256;
 use sha2::{Digest, Sha256};
 
+pub use super::recent::{ENTRY, Hash, entry, records};
+use super::recent::{HASH, Recent};
 use crate::model::Micros;
 use crate::planted::{Planted, planted};
 
@@ -33,14 +32,13 @@ pub const SPAN_MAX_MS: u64 = 2_592_000_000;
 /// Keys of one queue, at most: about 330 MB. Beyond, publishes with a new key are refused.
 pub const KEYS_MAX: usize = 8_000_000;
 
-const HASH: usize = 16;
-/// Bytes of a key on disk.
-pub const ENTRY: usize = HASH + 6;
-/// Tables of one window: each grows and is swept alone, in well under a millisecond.
-const PARTS: usize = 256;
 /// Rows are dropped a 1024th of the window at a time, or once in a second, ms.
 const DROPS: i64 = 1024;
 const DROP_MIN_MS: i64 = 1_000;
+/// Keys that are over leave with each that comes: more than one, so that they become fewer.
+const EXPIRED_EACH: usize = 2;
+/// Keys whose places are brought into the processor's nearest cache together.
+const TOUCHED: usize = 64;
 
 /// What a queue asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +47,6 @@ pub struct Deduplication {
     pub header: Arc<str>,
     pub span_ms: u64,
 }
-
-/// Half of a SHA-256.
-pub type Hash = [u8; HASH];
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +62,10 @@ pub enum Verdict {
 /// The keys of one queue.
 pub struct Window {
     asked: Deduplication,
-    parts: Box<[Part]>,
-    count: usize,
+    known: Recent,
     most: usize,
-    /// Sees to it that publishers cannot choose where their keys stand.
-    seed: u64,
-    /// Keys since the last commit took some along; `None` where nothing is written.
-    fresh: Option<Vec<u8>>,
+    /// The entry before which a commit took all along; `None` where nothing is written.
+    fresh_from: Option<u64>,
     /// Rows whose keys all came before are dropped from the store; when they were last, ms.
     dropped_ms: i64,
 }
@@ -83,11 +75,9 @@ impl Window {
     pub fn new(asked: Deduplication, stored: bool, seed: u64) -> Self {
         Self {
             asked,
-            parts: (0..PARTS).map(|_| Part::default()).collect(),
-            count: 0,
+            known: Recent::new(seed),
             most: KEYS_MAX,
-            seed: seed | 1,
-            fresh: stored.then(Vec::new),
+            fresh_from: stored.then_some(0),
             dropped_ms: 0,
         }
     }
@@ -103,58 +93,51 @@ impl Window {
         key(block.properties(index), &self.asked.header, flags)
     }
 
-    /// The keys of messages side by side, whose places are then in the processor's cache: one
-    /// after the other each would wait for memory.
+    /// The keys of messages side by side; a call has its own, and its caller waits for the answer.
     pub fn keys(&self, block: &Block, (first, count): (u32, u32)) -> Vec<Option<Hash>> {
         let all = first as usize..(first + count) as usize;
-        let keys: Vec<Option<Hash>> = all.map(|index| self.key(block, index)).collect();
-        let places = keys.iter().flatten().map(|key| {
-            let part = &self.parts[usize::from(key[0])];
-            let place = part.home(key, self.seed);
-            let (tag, entry) = (part.tags.get(place), part.entries.get(place * ENTRY));
-            tag.copied().unwrap_or(0) ^ entry.copied().unwrap_or(0)
-        });
-        std::hint::black_box(places.fold(0, |seen, byte| seen ^ byte));
-        keys
+        let is_call = |index: usize| block.entries[index].flags & Entry::JOB != 0;
+        all.map(|index| self.key(block, index).filter(|_| !is_call(index)))
+            .collect()
+    }
+
+    /// Says what becomes of each of these keys, in their order; messages without one are `New`.
+    pub fn admit_all(&mut self, keys: &[Option<Hash>], now: Micros, mut each: impl FnMut(Verdict)) {
+        for keys in keys.chunks(TOUCHED) {
+            self.known.touch(keys.iter().flatten());
+            for key in keys {
+                each(key.map_or(Verdict::New, |key| self.admit(&key, now)));
+            }
+        }
     }
 
     /// True when the key came less than the window ago.
     pub fn is_known(&self, key: &Hash, now: Micros) -> bool {
-        let part = &self.parts[usize::from(key[0])];
-        part.find(key, self.seed)
-            .is_some_and(|at_ms| at_ms > self.over_ms(now / 1000))
+        let known = self.known.find(key);
+        known.is_some_and(|at_ms| at_ms > self.over_ms(now / 1000))
     }
 
     /// Takes a key, unless it is known or there are too many.
     pub fn admit(&mut self, key: &Hash, now: Micros) -> Verdict {
-        let now_ms = now / 1000;
-        if self.count >= self.most {
-            if self.is_known(key, now) {
-                return Verdict::Duplicate;
-            }
-            if !self.make_room(now_ms) {
-                return Verdict::Full;
-            }
+        let over = self.over_ms(now / 1000);
+        self.known.expire(over, EXPIRED_EACH);
+        if self.count() >= self.most {
+            return match self.is_known(key, now) {
+                true => Verdict::Duplicate,
+                false => Verdict::Full,
+            };
         }
-        let over = self.over_ms(now_ms);
-        let part = &mut self.parts[usize::from(key[0])];
-        let before = part.count;
-        let is_new = part.admit(key, now_ms, over, self.seed);
-        self.count = self.count + part.count - before;
-        if !is_new {
-            return Verdict::Duplicate;
+        match self.known.take(key, now / 1000, over) {
+            true => Verdict::New,
+            false => Verdict::Duplicate,
         }
-        if let Some(fresh) = &mut self.fresh {
-            fresh.extend_from_slice(&entry(key, now / 1000));
-        }
-        Verdict::New
     }
 
     /// False when a new key would be refused.
     pub fn has_room(&self, now: Micros) -> bool {
         let over = self.over_ms(now / 1000);
-        let mut parts = self.parts.iter();
-        self.count < self.most || parts.any(|part| part.count > 0 && part.oldest_ms <= over)
+        let oldest = self.known.oldest_ms();
+        self.count() < self.most || oldest.is_some_and(|oldest| oldest <= over)
     }
 
     /// Keys that came at this time or before are free again.
@@ -165,34 +148,10 @@ impl Window {
         now_ms - self.asked.span_ms.cast_signed()
     }
 
-    fn put(&mut self, key: &Hash, at_ms: i64) {
-        let over = self.over_ms(at_ms);
-        let part = &mut self.parts[usize::from(key[0])];
-        let before = part.count;
-        part.put(key, at_ms, over, self.seed);
-        self.count = self.count + part.count - before;
-    }
-
-    /// Forgets what is over in the part where that is most. False: nothing is.
-    fn make_room(&mut self, now_ms: i64) -> bool {
-        let over = self.over_ms(now_ms);
-        let oldest = self.parts.iter_mut().filter(|part| part.count > 0);
-        let Some(part) = oldest.min_by_key(|part| part.oldest_ms) else {
-            return false;
-        };
-        if part.oldest_ms > over {
-            return false;
-        }
-        let before = part.count;
-        part.rebuild(over, self.seed);
-        self.count = self.count + part.count - before;
-        self.count < self.most
-    }
-
     /// Keys as records, for the commit that takes their messages along, with the newest's time, ms.
     pub fn take_fresh(&mut self) -> Option<(i64, Vec<u8>)> {
-        let fresh = self.fresh.as_mut().filter(|fresh| !fresh.is_empty())?;
-        let taken = std::mem::take(fresh);
+        let from = self.fresh_from.replace(self.known.next())?;
+        let taken = self.known.since(from);
         let newest = records(&taken).map(|(_, at_ms)| at_ms).max()?;
         Some((newest, taken))
     }
@@ -214,167 +173,21 @@ impl Window {
         let now_ms = now / 1000;
         let over = self.over_ms(now_ms);
         for (key, at_ms) in records(stored).filter(|(_, at_ms)| *at_ms > over) {
-            self.put(&key, at_ms.min(now_ms));
+            let at_ms = at_ms.min(now_ms);
+            self.known.take(&key, at_ms, at_ms - 1);
         }
+        self.fresh_from = self.fresh_from.map(|_| self.known.next());
     }
 
     /// Keys that are kept, some of which may be over.
     pub fn count(&self) -> usize {
-        self.count
+        self.known.count() as usize
     }
 
     #[cfg(test)]
     pub fn keep_at_most(&mut self, most: usize) {
         self.most = most;
     }
-
-    #[cfg(test)]
-    fn memory_bytes(&self) -> usize {
-        let bytes = |part: &Part| part.entries.capacity() + part.tags.capacity();
-        self.parts.iter().map(bytes).sum()
-    }
-}
-
-/// A table with open addressing over entries in one stretch; zeros for none. A search looks at
-/// tags, some sixty of which stand in one line of the cache, and so seldom at another's entry.
-#[derive(Default)]
-struct Part {
-    entries: Vec<u8>,
-    /// A byte of each key; zero for none.
-    tags: Vec<u8>,
-    count: usize,
-    /// No entry is older.
-    oldest_ms: i64,
-}
-
-impl Part {
-    fn places(&self) -> usize {
-        self.tags.len()
-    }
-
-    /// Where the search for a key begins.
-    fn home(&self, key: &Hash, seed: u64) -> usize {
-        let mut half = [0; 8];
-        half.copy_from_slice(&key[8..]);
-        let mixed = u128::from(u64::from_le_bytes(half) ^ seed) * u128::from(seed);
-        let mixed = (mixed as u64) ^ (mixed >> 64) as u64;
-        ((u128::from(mixed) * self.places() as u128) >> 64) as usize
-    }
-
-    /// The place of a key, or the free one where it would stand.
-    fn place(&self, key: &Hash, seed: u64) -> usize {
-        let (mut place, tag) = (self.home(key, seed), tag(key));
-        loop {
-            match self.tags[place] {
-                0 => return place,
-                found if found == tag && self.entry(place)[..HASH] == *key => return place,
-                _ => {}
-            }
-            place += 1;
-            if place == self.tags.len() {
-                place = 0;
-            }
-        }
-    }
-
-    /// Zeros where nothing stands.
-    fn entry(&self, place: usize) -> &[u8] {
-        &self.entries[place * ENTRY..(place + 1) * ENTRY]
-    }
-
-    fn find(&self, key: &Hash, seed: u64) -> Option<i64> {
-        if self.count == 0 {
-            return None;
-        }
-        let place = self.place(key, seed);
-        Some(at_ms(self.entry(place))).filter(|at_ms| *at_ms > 0)
-    }
-
-    fn put(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) {
-        let (place, known) = self.place_for(key, over, seed);
-        // Rows come back in any order.
-        self.write(place, key, at_ms.max(known), (at_ms, known == 0));
-    }
-
-    /// Takes a key unless it came after `over`; false: it did.
-    fn admit(&mut self, key: &Hash, at_ms: i64, over: i64, seed: u64) -> bool {
-        let (place, known) = self.place_for(key, over, seed);
-        if known > over.max(0) {
-            return false;
-        }
-        self.write(place, key, at_ms, (at_ms, known == 0));
-        true
-    }
-
-    /// Where a key stands or is to stand, and when it came, ms; 0 where it is not there.
-    fn place_for(&mut self, key: &Hash, over: i64, seed: u64) -> (usize, i64) {
-        // Four fifths full: a miss looks at a dozen tags that stand side by side.
-        if (self.count + 1) * 5 > self.places() * 4 {
-            self.rebuild(over, seed);
-        }
-        let place = self.place(key, seed);
-        (place, at_ms(self.entry(place)))
-    }
-
-    fn set(&mut self, place: usize, key: &Hash, ms: i64) {
-        self.entries[place * ENTRY..(place + 1) * ENTRY].copy_from_slice(&entry(key, ms));
-        self.tags[place] = tag(key);
-    }
-
-    fn write(&mut self, place: usize, key: &Hash, newest_ms: i64, (at_ms, is_new): (i64, bool)) {
-        self.set(place, key, newest_ms);
-        self.oldest_ms = match self.count {
-            0 => at_ms,
-            _ => self.oldest_ms.min(at_ms),
-        };
-        self.count += usize::from(is_new);
-    }
-
-    /// Leaves out what is over and makes room for two fifths more.
-    fn rebuild(&mut self, over: i64, seed: u64) {
-        let old = std::mem::take(&mut self.entries);
-        let live = || records(&old).filter(|(_, at_ms)| *at_ms > over);
-        let count = live().count();
-        let places = count * 16 / 9 + 4;
-        *self = Self {
-            entries: vec![0; places * ENTRY],
-            tags: vec![0; places],
-            count,
-            oldest_ms: i64::MAX,
-        };
-        for (key, at_ms) in live() {
-            let place = self.place(&key, seed);
-            self.set(place, &key, at_ms);
-            self.oldest_ms = self.oldest_ms.min(at_ms);
-        }
-    }
-}
-
-/// Parts go by the first byte, and homes by the second half.
-fn tag(key: &Hash) -> u8 {
-    key[1].max(1)
-}
-
-/// A key and a time, ms, as they stand on disk.
-pub fn entry(key: &Hash, at_ms: i64) -> [u8; ENTRY] {
-    let mut out = [0; ENTRY];
-    out[..HASH].copy_from_slice(key);
-    // Zero means none: the first millisecond of 1970 counts as the second.
-    out[HASH..].copy_from_slice(&at_ms.max(1).to_le_bytes()[..ENTRY - HASH]);
-    out
-}
-
-fn at_ms(entry: &[u8]) -> i64 {
-    let mut bytes = [0; 8];
-    bytes[..ENTRY - HASH].copy_from_slice(&entry[HASH..ENTRY]);
-    i64::from_le_bytes(bytes)
-}
-
-/// The entries that are there; a torn last one is left out.
-pub fn records(bytes: &[u8]) -> impl Iterator<Item = (Hash, i64)> {
-    let entries = bytes.chunks_exact(ENTRY);
-    let entries = entries.filter_map(|entry| Some((*entry.first_chunk()?, at_ms(entry))));
-    entries.filter(|(_, at_ms)| *at_ms > 0)
 }
 
 /// The key of a message: in the named header, else in `x-deduplication-header`, else its
@@ -390,22 +203,56 @@ fn key(raw: &[u8], header: &str, flags: u8) -> Option<Hash> {
         Some(found) => found,
         None => (b'S', properties::message_id(raw)?),
     };
-    let mut digest = Sha256::new();
     match integer(letter, value) {
-        Some(number) => {
-            let mut bytes = [b'l'; 17];
-            bytes[1..].copy_from_slice(&number.to_be_bytes());
-            digest.update(bytes);
-        }
-        None if value.is_empty() => return None,
-        None => {
-            digest.update([if letter == b'x' { b'S' } else { letter }]);
-            digest.update(value);
-        }
+        Some(number) => Some(hash(b'l', &number.to_be_bytes())),
+        None if value.is_empty() => None,
+        None => Some(hash(if letter == b'x' { b'S' } else { letter }, value)),
     }
-    let digest: [u8; 32] = digest.finalize().into();
-    digest.first_chunk().copied()
 }
+
+/// Half of the SHA-256 of a letter and what follows it.
+fn hash(letter: u8, value: &[u8]) -> Hash {
+    if value.len() <= SHORT {
+        return hash_short(letter, value);
+    }
+    let digest = Sha256::new().chain_update([letter]).chain_update(value);
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut half = Hash::default();
+    half.copy_from_slice(&digest[..HASH]);
+    half
+}
+
+/// The same, of what takes one block (FIPS 180-4, 5.1.1 and 6.2): half of the time of the other
+/// goes into its buffers.
+fn hash_short(letter: u8, value: &[u8]) -> Hash {
+    let mut block = [0; 64];
+    block[0] = letter;
+    block[1..=value.len()].copy_from_slice(value);
+    block[value.len() + 1] = 0x80;
+    let bits = 8 * (value.len() as u64 + 1);
+    block[56..].copy_from_slice(&bits.to_be_bytes());
+    let mut state = SHA_256;
+    compress256(&mut state, &[block]);
+    let mut half = Hash::default();
+    for (bytes, word) in half.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    half
+}
+
+/// Bytes that fit a block beside their letter, the mark of their end and their count.
+const SHORT: usize = 64 - 8 - 1 - 1;
+/// Where SHA-256 begins (FIPS 180-4, 5.3.3).
+const SHA_256: [u32; 8] = [
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
+    0x5be0_cd19,
+];
 
 fn integer(letter: u8, value: &[u8]) -> Option<i128> {
     let signed = matches!(letter, b'b' | b's' | b'U' | b'I' | b'l' | b'L');

@@ -53,6 +53,25 @@ impl Shard {
         let keys: Vec<_> = keys.collect();
         // What may be refused is counted one by one.
         let alone = queues.iter().any(|id| self.may_refuse(*id));
+        if let ([id], [keys]) = (queues, &keys[..])
+            && !alone
+            && keys.len() == count as usize
+        {
+            for (verdict, from, many) in self.ask_window(*id, keys, now) {
+                let mut judged = Judged {
+                    durable: self.disk_first || self.has_durable_window(*id),
+                    ..Judged::default()
+                };
+                match verdict {
+                    Verdict::New => judged.into.push(*id),
+                    Verdict::Full => judged.full.push(*id),
+                    Verdict::Duplicate => judged.duplicates = 1,
+                }
+                let part = (first + from, many);
+                self.append_judged(&judged, channel, block, part, number(from));
+            }
+            return;
+        }
         let mut run: Option<(u32, Judged)> = None;
         for offset in 0..count {
             let asked = queues.iter().zip(&keys);
@@ -91,6 +110,46 @@ impl Shard {
         window.map_or_else(Vec::new, |window| window.keys(block, part))
     }
 
+    fn has_durable_window(&self, id: QueueId) -> bool {
+        let queue = self.queues.get(&id);
+        queue.is_some_and(|queue| queue.window.is_some() && queue.spec.durable)
+    }
+
+    /// What becomes of messages side by side in the one queue they go to, which refuses none of
+    /// them but for its window: the verdict, the first and how many of them. What is refused is
+    /// counted one by one.
+    fn ask_window(
+        &mut self,
+        id: QueueId,
+        keys: &[Option<Hash>],
+        now: Micros,
+    ) -> SmallVec<[(Verdict, u32, u32); 4]> {
+        let mut runs: SmallVec<[(Verdict, u32, u32); 4]> = SmallVec::new();
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return runs;
+        };
+        let Some(window) = &mut queue.window else {
+            return runs;
+        };
+        let (mut offset, mut duplicates) = (0, 0);
+        window.admit_all(keys, now, |verdict| {
+            duplicates += u64::from(verdict == Verdict::Duplicate);
+            match runs.last_mut() {
+                Some((known, _, many)) if *known == verdict && verdict != Verdict::Full => {
+                    *many += 1;
+                }
+                _ => runs.push((verdict, offset, 1)),
+            }
+            offset += 1;
+        });
+        if duplicates > 0 {
+            queue.deduplicated += duplicates;
+            // An empty commit would not wait for the one before it to reach the disk.
+            Self::mark_dirty(&mut self.dirty, &self.writer, queue);
+        }
+        runs
+    }
+
     /// Asks each queue with the key that the message has for it; its window takes the key of what
     /// enters.
     fn ask_windows(
@@ -100,8 +159,6 @@ impl Shard {
         (index, now): (usize, Micros),
     ) -> Judged {
         let body = u64::from(block.entries[index].body_size);
-        // A call has its own key, and its caller waits for the answer.
-        let is_call = block.entries[index].flags & Entry::JOB != 0;
         let mut out = Judged {
             durable: self.disk_first,
             ..Judged::default()
@@ -113,9 +170,7 @@ impl Shard {
             };
             let window = queue.window.as_mut();
             out.durable |= window.is_some() && queue.spec.durable;
-            let key = window
-                .filter(|_| !is_call)
-                .and_then(|window| Some((key?, window)));
+            let key = window.and_then(|window| Some((key?, window)));
             let verdict = match key {
                 Some((key, window)) if full && planted(Planted::WindowTakesRefused) => {
                     match window.admit(&key, now) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::log::segment::decode;
 use crate::sql::place::Place;
 use crate::upkeep::fixture;
 
@@ -42,10 +43,14 @@ async fn a_whole_store_has_no_finding() {
 async fn a_flipped_byte_names_queue_segment_and_seqs() {
     let found = alone(
         damage(|rows| {
-            // Two messages side by side.
-            let each = rows.batch.segments[1].data.len() / 10;
-            rows.batch.segments[1].data[each * 4] ^= 1;
-            rows.batch.segments[1].data[each * 5] ^= 1;
+            // Two messages side by side. The first of the ten is whole, and as long as the others
+            // were before they shared its beginning.
+            let row = &mut rows.batch.segments[1];
+            let read = decode(&row.index, row.data.clone(), row.first_seq, 0).unwrap();
+            let whole = read.pieces[0].block.content(0).len();
+            let each = (row.data.len() - whole) / 9;
+            row.data[whole + each * 3] ^= 1;
+            row.data[whole + each * 4] ^= 1;
         })
         .await,
     );
