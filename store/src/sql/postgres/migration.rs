@@ -35,6 +35,7 @@ migrations! {
     13 = "0013_default_queue_type",
     14 = "0014_retention",
     17 = "0017_accepted",
+    18 = "0018_shared_beginnings",
 }
 
 /// Why the schema cannot be used.
