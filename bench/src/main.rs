@@ -239,13 +239,12 @@ fn play(
     workload: &Workload,
     kind: Kind,
 ) -> Result<Vec<Measurement>> {
-    let seconds = match workload.shape {
-        Shape::Pinned => options.soak,
-        _ => options.seconds,
-    };
-    let timing = Timing {
-        warm_up: Duration::from_secs_f64(options.warm_up),
-        window: Duration::from_secs_f64(seconds),
+    let timing = match workload.shape {
+        Shape::Pinned => soak::timing(Duration::from_secs_f64(options.soak)),
+        _ => Timing {
+            warm_up: Duration::from_secs_f64(options.warm_up),
+            window: Duration::from_secs_f64(options.seconds),
+        },
     };
     if let Some(store) = &places.store {
         Database::connect(store)?.empty()?;

@@ -102,6 +102,17 @@ pub(crate) fn family_cpu_us(pid: u32) -> Option<f64> {
     Some(sum)
 }
 
+/// CPU time of the whole machine that was spent on anything, µs.
+pub(crate) fn machine_busy_us() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let times = stat.lines().next()?.split_whitespace().skip(1);
+    let times: Vec<u64> = times.filter_map(|text| text.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq.
+    let [user, nice, system, _, _, irq, softirq] = times.get(..7)?.try_into().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some((user + nice + system + irq + softirq) as f64 * 1e6 / per_second as f64)
+}
+
 /// Field 4.
 fn parent(stat: &str) -> Option<u32> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -173,6 +184,12 @@ mod tests {
             ..after
         };
         assert_eq!(unknown.since(before).written_bytes, None);
+    }
+
+    #[test]
+    fn the_machine_is_busy_at_least_with_us() {
+        let ours = Usage::of(std::process::id()).unwrap().cpu_us;
+        assert!(machine_busy_us().unwrap() >= ours);
     }
 
     #[test]

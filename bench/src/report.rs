@@ -176,7 +176,7 @@ fn soaked(workload: &str, name: &str, soak: &Soak) -> String {
     let Soak { first, last, .. } = soak;
     format!(
         "- {workload} on {name}, first quarter → last of {:.0} s: {} → {} msg/s ({:.2}), CPU of \
-         server and PostgreSQL {} → {} µs/msg, tables {:.0} → {:.0} MiB ({:.2}), catalogue {:.1} → \
+         server and PostgreSQL {} → {} µs/msg, cores taken by others {} → {}, tables {:.0} → {:.0} MiB ({:.2}), catalogue {:.1} → \
          {:.1} MiB; {} transactions behind the snapshot.\n",
         soak.seconds,
         thousands(first.messages_per_s),
@@ -184,6 +184,8 @@ fn soaked(workload: &str, name: &str, soak: &Soak) -> String {
         soak.kept(),
         number(first.cpu_us, 2),
         number(last.cpu_us, 2),
+        number(first.foreign_cores, 2),
+        number(last.foreign_cores, 2),
         first.tables_mib,
         last.tables_mib,
         soak.grown(),

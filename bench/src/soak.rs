@@ -13,14 +13,16 @@ use serde::Serialize;
 
 use crate::control::{Control, Phase};
 use crate::database::Database;
-use crate::procfs::Usage;
-use crate::run::mib;
+use crate::procfs::{self, Usage};
+use crate::run::{Timing, mib};
 use crate::workload::{Shape, Workload};
 
 /// Between two samples, but at least `SAMPLES_MIN` in a run.
 const INTERVAL: Duration = Duration::from_secs(10);
 const SAMPLES_MIN: u32 = 12;
 const LOOK: Duration = Duration::from_millis(5);
+/// Tables that are filled by turns need some turns until they are as large as they will be.
+const WARM_UP: Duration = Duration::from_secs(30);
 
 /// A reader that stays: from its first statement on it sees what there was, and its number is one
 /// that all later transactions have to think of.
@@ -36,6 +38,8 @@ pub(crate) struct Sample {
     pub(crate) consumed: u64,
     /// CPU time of PostgreSQL, and of Leveret where it is Leveret's run, µs.
     pub(crate) cpu_us: Option<f64>,
+    /// CPU time of all else on this machine, but for the load generator, µs.
+    pub(crate) foreign_us: Option<f64>,
     pub(crate) tables_mib: f64,
     pub(crate) catalogue_mib: f64,
 }
@@ -55,7 +59,10 @@ pub(crate) struct Soak {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Quarter {
     pub(crate) messages_per_s: f64,
+    /// Per message.
     pub(crate) cpu_us: Option<f64>,
+    /// Cores that others took: a rate falls with them, and CPU per message does not.
+    pub(crate) foreign_cores: Option<f64>,
     pub(crate) tables_mib: f64,
     pub(crate) catalogue_mib: f64,
 }
@@ -93,13 +100,24 @@ impl Quarter {
         let messages = end.consumed.saturating_sub(begin.consumed) as f64;
         let mean =
             |pick: fn(&Sample) -> f64| rest.iter().map(pick).sum::<f64>() / rest.len() as f64;
+        let seconds = end.at_s - begin.at_s;
         let spent = end.cpu_us.zip(begin.cpu_us).map(|(now, then)| now - then);
+        let foreign = end.foreign_us.zip(begin.foreign_us);
         Self {
-            messages_per_s: messages / (end.at_s - begin.at_s),
+            messages_per_s: messages / seconds,
             cpu_us: spent.map(|us| us / messages.max(1.0)),
+            foreign_cores: foreign.map(|(now, then)| (now - then) / seconds / 1e6),
             tables_mib: mean(|sample| sample.tables_mib),
             catalogue_mib: mean(|sample| sample.catalogue_mib),
         }
+    }
+}
+
+/// How long the parts of such a run take.
+pub(crate) fn timing(window: Duration) -> Timing {
+    Timing {
+        warm_up: WARM_UP.min(window / 4),
+        window,
     }
 }
 
@@ -137,10 +155,14 @@ fn watch((url, schema, broker): Source<'_>, control: &Control, interval: Duratio
             .map(Usage::of)
             .transpose()?
             .map_or(0.0, |usage| usage.cpu_us);
+        let cpu_us = database.reading()?.cpu_us.map(|us| us + broker_us);
+        let own_us = Usage::of(std::process::id())?.cpu_us;
+        let all = procfs::machine_busy_us().zip(cpu_us);
         samples.push(Sample {
             at_s: began.elapsed().as_secs_f64(),
             consumed: control.consumed(),
-            cpu_us: database.reading()?.cpu_us.map(|us| us + broker_us),
+            cpu_us,
+            foreign_us: all.map(|(all, ours)| all - ours - own_us),
             tables_mib: mib(sizes.tables),
             catalogue_mib: mib(sizes.catalogue),
         });
@@ -162,6 +184,7 @@ mod tests {
             at_s,
             consumed,
             cpu_us: Some(consumed as f64 * 2.0),
+            foreign_us: Some(at_s * 500_000.0),
             tables_mib,
             catalogue_mib: 8.0,
         }
@@ -188,6 +211,7 @@ mod tests {
         // The size before the beginning counts for no quarter.
         assert_eq!((soak.first.tables_mib, soak.last.tables_mib), (10.5, 16.5));
         assert_eq!((soak.seconds, soak.first.cpu_us), (8.0, Some(2.0)));
+        assert_eq!(soak.last.foreign_cores, Some(0.5));
     }
 
     #[test]
