@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::broker::{Broker, commits};
+use crate::broker::{Broker, stored};
 use crate::control::{thread_cpu_ns, timespec};
 use crate::latency::Latency;
 use crate::link::{Declare, Link};
@@ -43,7 +43,7 @@ pub(crate) fn play(
         .collect::<Result<Vec<_>>>()
         .context("connect over HTTP")?;
     let before = Usage::of(broker.pid())?;
-    let commits_before = commits(broker.http);
+    let commits_before = stored(broker.http).map(|stored| stored.commits);
     let (began, cpu_began) = (Instant::now(), thread_cpu_ns());
     let latency = post_all(&mut clients, calls)?;
     let (seconds, cpu_ns) = (began.elapsed().as_secs_f64(), thread_cpu_ns() - cpu_began);
@@ -53,7 +53,9 @@ pub(crate) fn play(
     result.broker_cpu_us = Some(used.cpu_us / calls.max(1) as f64);
     result.generator_cpu_us = Some(per_message_us(cpu_ns, calls));
     result.written_mib = used.written_bytes.map(mib);
-    let commits = commits(broker.http).zip(commits_before);
+    let commits = stored(broker.http)
+        .map(|stored| stored.commits)
+        .zip(commits_before);
     result.commits_per_s = commits.map(|(after, before)| (after - before) as f64 / seconds);
     result.rss_peak_mib = rss_peak_mib(broker);
     let stored = left(broker, &[QUEUE.to_owned()])?;

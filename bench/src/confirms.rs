@@ -49,6 +49,11 @@ impl Window {
         by_count.min(by_ring) as usize
     }
 
+    /// So many are confirmed from the first on, without a gap.
+    pub(crate) fn confirmed_below(&self) -> u64 {
+        self.base - 1
+    }
+
     pub(crate) fn unconfirmed(&self) -> u64 {
         self.unconfirmed
     }

@@ -4,7 +4,7 @@
 //! Never: blocks on a write: acks wait in a buffer while the broker does not read.
 //! In: `run`. Latency is receive time minus the time in the stamp, taken once per read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub(crate) enum Ack {
     Each,
     /// One `multiple` ack per so many deliveries.
     Every(u32),
+    /// The same, but only once their publisher has its confirms for all of them: then none can
+    /// have been settled before it was stored.
+    Confirmed(u32),
 }
 
 /// Which messages fail at first, and when the broker should bring them back.
@@ -79,6 +82,10 @@ pub(crate) struct Consumer {
     failures: Failures,
     /// The message that is being read fails.
     fails: bool,
+    /// Its number.
+    seq: u64,
+    /// Acks that wait for confirms: below which number, and the delivery tag.
+    held: VecDeque<(u64, u64)>,
 }
 
 /// What failed and has not come back.
@@ -160,6 +167,8 @@ impl Consumer {
                 due_ns: HashMap::new(),
             },
             fails: false,
+            seq: 0,
+            held: VecDeque::new(),
         })
     }
 
@@ -171,6 +180,7 @@ impl Consumer {
             Err(error) if would_wait(&error) => {}
             Err(error) => return Err(error).context("read from the broker"),
         }
+        self.ack_confirmed(shared.control.confirmed_below());
         self.flush()
     }
 
@@ -212,6 +222,7 @@ impl Consumer {
                 (wire::BODY, Expect::Body { missing, first }) => {
                     if first {
                         let seq = Fields(frame.payload).u64()?;
+                        self.seq = seq;
                         self.fails = self.failures.take(shared, &turn, seq);
                     }
                     if first && !self.fails {
@@ -264,6 +275,24 @@ impl Consumer {
                     self.ack_rest();
                 }
             }
+            Ack::Confirmed(count) => {
+                self.unacked += 1;
+                if self.unacked == count {
+                    self.unacked = 0;
+                    self.held.push_back((self.seq + 1, self.last_good));
+                }
+            }
+        }
+    }
+
+    /// The newest ack that waited for no more than these confirms; it stands for older ones too.
+    fn ack_confirmed(&mut self, confirmed_below: u64) {
+        let mut newest = None;
+        while let Some((_, tag)) = self.held.pop_front_if(|(seq, _)| *seq <= confirmed_below) {
+            newest = Some(tag);
+        }
+        if let Some(tag) = newest {
+            wire::push_ack(&mut self.outbox, 1, tag, true);
         }
     }
 
@@ -361,13 +390,15 @@ fn wait(consumers: &[Consumer], ready: &mut [bool]) -> Result<()> {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    for (ready, entry) in ready.iter_mut().zip(&polled) {
-        *ready = !entry.revents().is_empty();
+    for ((ready, entry), consumer) in ready.iter_mut().zip(&polled).zip(consumers) {
+        *ready = !entry.revents().is_empty() || !consumer.held.is_empty();
     }
     Ok(())
 }
 
 fn finish(mut consumer: Consumer) -> Result<()> {
+    // By now all is confirmed.
+    consumer.ack_confirmed(u64::MAX);
     consumer.ack_rest();
     consumer.socket.set_nonblocking(false)?;
     consumer.socket.set_write_timeout(Some(FLUSH_WITHIN))?;

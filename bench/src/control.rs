@@ -29,6 +29,7 @@ pub(crate) struct Control {
     published: AtomicU64,
     confirmed: AtomicU64,
     consumed: AtomicU64,
+    confirmed_below: AtomicU64,
 }
 
 impl Control {
@@ -42,6 +43,7 @@ impl Control {
             published: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             consumed: AtomicU64::new(0),
+            confirmed_below: AtomicU64::new(0),
         }
     }
 
@@ -83,6 +85,16 @@ impl Control {
     #[inline]
     pub(crate) fn add_consumed(&self, count: u64) {
         self.consumed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// All numbers below are confirmed; for runs with one producer.
+    pub(crate) fn set_confirmed_below(&self, seq: u64) {
+        self.confirmed_below.fetch_max(seq, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn confirmed_below(&self) -> u64 {
+        self.confirmed_below.load(Ordering::Relaxed)
     }
 
     pub(crate) fn published(&self) -> u64 {

@@ -5,6 +5,7 @@
 
 use crate::broker::Kind;
 use crate::report::{Row, find, ratio};
+use crate::soak::Soak;
 
 /// One demand and how it came out.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -46,6 +47,60 @@ const DELAY_ACCEPTED_MIN: f64 = 100_000.0;
 const DELAY_RSS_MIB_MAX: f64 = 200.0 * 1e6 / 1_048_576.0;
 const DELAY_RESTART_S_MAX: f64 = 2.0;
 
+/// What is demanded where the store is a PostgreSQL that shares the machine.
+const SHARED_RATES: [(&str, f64); 2] = [
+    ("persistent-confirm2000-ack100-16", 300_000.0),
+    ("stored-confirm2000-ack100-1k", 40_000.0),
+];
+const SHARED_RATIO: (&str, f64) = ("persistent-confirm2000-ack100-16", 20.0);
+/// Where no message may be settled before it is stored: bytes of its body.
+const STORED: [(&str, f64); 3] = [
+    ("stored-confirm2000-ack100-16", 16.0),
+    ("stored-confirm2000-ack100-1k", 1_024.0),
+    (SOAK, 1_024.0),
+];
+const SOAK: &str = "soak-pinned";
+/// Of the first quarter's rate in the last one, beside a long transaction.
+const KEPT_MIN: f64 = 0.9;
+/// Slots and journals are truncated by turns, so that their size swings.
+const GROWN_MAX: f64 = 1.1;
+
+/// The verdicts on all workloads that were run on a PostgreSQL.
+pub(crate) fn judge_shared(rows: &[Row]) -> Vec<Verdict> {
+    let ran = |name: &str| rows.iter().any(|row| row.workload == name);
+    let ours = |name: &str| find(rows, name, Kind::Leveret);
+    let mut verdicts = Vec::new();
+    for (name, least) in SHARED_RATES.into_iter().filter(|(name, _)| ran(name)) {
+        let rate = ours(name).map(|row| row.messages_per_s);
+        verdicts.push(at_least(&format!("{name}: msg/s"), rate, least));
+    }
+    let (name, least) = SHARED_RATIO;
+    if ran(name) {
+        let demand = format!("{name}: ratio to a SKIP LOCKED queue");
+        verdicts.push(at_least(
+            &demand,
+            ratio(rows, name, Kind::SkipLocked),
+            least,
+        ));
+    }
+    for (name, least) in STORED.into_iter().filter(|(name, _)| ran(name)) {
+        let bytes = ours(name).and_then(|row| row.stored_bytes);
+        let demand = format!("{name}: bytes stored per message");
+        verdicts.push(at_least(&demand, bytes, least));
+    }
+    if ran(SOAK) {
+        let soak = ours(SOAK).and_then(|row| row.soak.as_ref());
+        let kept = soak.map(Soak::kept);
+        let demand = format!("{SOAK}: rate of the last quarter by the first's ≥ {KEPT_MIN}");
+        let passed = kept.is_some_and(|kept| kept >= KEPT_MIN);
+        verdicts.push(verdict(&demand, kept, passed));
+        let demand = format!("{SOAK}: tables of the last quarter by the first's");
+        verdicts.push(at_most(&demand, soak.map(Soak::grown), GROWN_MAX));
+    }
+    verdicts.extend(cleanliness(rows));
+    verdicts
+}
+
 /// The verdicts on all workloads that were run.
 pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
     let ran = |name: &str| rows.iter().any(|row| row.workload == name);
@@ -54,7 +109,7 @@ pub(crate) fn judge(rows: &[Row]) -> Vec<Verdict> {
     for (name, least) in RATIOS.into_iter().filter(|(name, _)| ran(name)) {
         verdicts.push(at_least(
             &format!("{name}: ratio"),
-            ratio(rows, name),
+            ratio(rows, name, Kind::RabbitMq),
             least,
         ));
     }
@@ -315,6 +370,27 @@ mod tests {
         assert!(judged(98.0, 20_000.0));
         assert!(!judged(97.0, 20_000.0));
         assert!(!judged(98.0, 20_001.0));
+    }
+
+    #[test]
+    fn on_postgresql_rate_ratio_and_storing_decide() {
+        let name = "persistent-confirm2000-ack100-16";
+        let at = |ours, peer| {
+            let mut both = pair(name, ours, peer, 9.0);
+            both[1].broker = Kind::SkipLocked;
+            passed(&judge_shared(&rows(&both)))
+        };
+        assert!(at(300_000.0, 15_000.0));
+        assert!(!at(299_999.0, 14_000.0));
+        assert!(!at(300_000.0, 15_001.0));
+        let stored = |bytes| {
+            let [mut ours, _] = pair("stored-confirm2000-ack100-1k", 40_000.0, 1.0, 9.0);
+            ours.stored_bytes = bytes;
+            passed(&judge_shared(&rows(&[ours])))
+        };
+        assert!(stored(Some(1_024.0)));
+        assert!(!stored(Some(900.0)));
+        assert!(!stored(None));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Benchmark of Leveret beside RabbitMQ: starts both, loads them alternately, writes a table.
+//! Benchmark of Leveret beside RabbitMQ, or on PostgreSQL beside a queue in SQL: starts both, loads
+//! them alternately, writes a table.
 //!
 //! Keeps: nothing between runs; each run has a fresh process and an empty data directory.
 //! Never: uses a product crate, so that it measures what a client sees.
@@ -10,6 +11,7 @@
 //!                            │
 //!             producer, consumer ─ wire, link, confirms, sequence, latency
 //!             broker, procfs, fsyncs
+//!          skip_locked (the peer on PostgreSQL) ─ database ─ soak
 //! ```
 #![expect(
     clippy::print_stdout,
@@ -23,6 +25,7 @@ mod confirms;
 mod connections;
 mod consumer;
 mod control;
+mod database;
 mod delay;
 mod fsyncs;
 mod gate;
@@ -35,6 +38,8 @@ mod producer;
 mod report;
 mod run;
 mod sequence;
+mod skip_locked;
+mod soak;
 mod wire;
 mod workload;
 
@@ -48,9 +53,10 @@ use clap::Parser;
 
 use crate::broker::{Broker, End, Kind, Places};
 use crate::consumer::Ack;
+use crate::database::Database;
 use crate::measurement::Measurement;
 use crate::run::Timing;
-use crate::workload::{QUICK, Shape, Workload};
+use crate::workload::{QUICK, SHARED, Shape, Workload};
 
 /// The generator must stay below this to be out of the way, µs per message for both sides.
 const GENERATOR_US_MAX: f64 = 0.3;
@@ -73,7 +79,7 @@ struct Options {
     /// Fail unless the demands on the workloads that were run are met.
     #[arg(long)]
     check: bool,
-    /// Measure RabbitMQ only.
+    /// Measure the peer only.
     #[arg(long, conflicts_with_all = ["leveret_only", "check"])]
     peer_only: bool,
     /// Measure Leveret only.
@@ -100,6 +106,13 @@ struct Options {
     /// Calls of the workload calls-64.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     calls: u64,
+    /// Leveret stores in this PostgreSQL, and a queue in SQL there is its peer; `cargo xtask bench
+    /// --store postgres` starts one for the time of the run.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Length of the workload soak-pinned.
+    #[arg(long, default_value_t = 60.0, value_name = "S")]
+    soak: f64,
     #[arg(
         long,
         env = "LEVERET_BIN",
@@ -135,7 +148,10 @@ fn main() -> Result<ExitCode> {
     }
     let measurements = measure_all(&options)?;
     let rows = report::rows(&measurements);
-    let verdicts = gate::judge(&rows);
+    let verdicts = match options.store {
+        Some(_) => gate::judge_shared(&rows),
+        None => gate::judge(&rows),
+    };
     let text = page(&options, &generator, &rows, &verdicts);
     fs::create_dir_all(&options.out).context("make the output directory")?;
     fs::write(options.out.join("report.md"), &text)?;
@@ -160,9 +176,15 @@ fn main() -> Result<ExitCode> {
 fn measure_all(options: &Options) -> Result<Vec<Measurement>> {
     let workloads = if options.quick {
         workload::select(&QUICK.map(str::to_owned))?
+    } else if options.store.is_some() && options.workloads.is_empty() {
+        workload::select(&SHARED.map(str::to_owned))?
     } else {
         workload::select(&options.workloads)?
     };
+    let pinned = |workload: &Workload| workload.shape == Shape::Pinned;
+    if options.store.is_none() && workloads.iter().any(pinned) {
+        bail!("soak-pinned needs a PostgreSQL: --store");
+    }
     let places = places(options)?;
     let mut measurements = Vec::new();
     for workload in &workloads {
@@ -183,11 +205,17 @@ fn measure_all(options: &Options) -> Result<Vec<Measurement>> {
 
 fn kinds(options: &Options, workload: &Workload) -> Vec<Kind> {
     let leveret = !options.peer_only;
-    // RabbitMQ has no calls.
-    let rabbitmq = !options.leveret_only && !matches!(workload.shape, Shape::Calls { .. });
+    let (peer, can_play) = match options.store {
+        Some(_) => (Kind::SkipLocked, skip_locked::can_play(workload)),
+        // RabbitMQ has no calls.
+        None => (
+            Kind::RabbitMq,
+            !matches!(workload.shape, Shape::Calls { .. }),
+        ),
+    };
     let mut kinds = Vec::new();
     kinds.extend(leveret.then_some(Kind::Leveret));
-    kinds.extend(rabbitmq.then_some(Kind::RabbitMq));
+    kinds.extend((!options.leveret_only && can_play).then_some(peer));
     kinds
 }
 
@@ -211,11 +239,20 @@ fn play(
     workload: &Workload,
     kind: Kind,
 ) -> Result<Vec<Measurement>> {
-    let broker = Broker::start(kind, places)?;
-    let timing = Timing {
-        warm_up: Duration::from_secs_f64(options.warm_up),
-        window: Duration::from_secs_f64(options.seconds),
+    let timing = match workload.shape {
+        Shape::Pinned => soak::timing(Duration::from_secs_f64(options.soak)),
+        _ => Timing {
+            warm_up: Duration::from_secs_f64(options.warm_up),
+            window: Duration::from_secs_f64(options.seconds),
+        },
     };
+    if let Some(store) = &places.store {
+        Database::connect(store)?.empty()?;
+        if kind == Kind::SkipLocked {
+            return skip_locked::play(store, workload, timing);
+        }
+    }
+    let broker = Broker::start(kind, places)?;
     let outcome = match workload.shape {
         Shape::Backlog => return backlog::play(broker, workload, options.backlog, options.end),
         Shape::Delay { first_ms, span_ms } => {
@@ -247,6 +284,7 @@ fn places(options: &Options) -> Result<Places> {
         leveret: absolute(&options.leveret_path)?,
         rabbitmq: absolute(&options.rabbitmq_path)?,
         work_dir: absolute(&options.work_dir)?,
+        store: options.store.clone(),
     };
     if !options.peer_only && !places.leveret.exists() {
         bail!(
@@ -254,7 +292,7 @@ fn places(options: &Options) -> Result<Places> {
             places.leveret.display()
         );
     }
-    if !options.leveret_only && !places.rabbitmq.exists() {
+    if !options.leveret_only && places.store.is_none() && !places.rabbitmq.exists() {
         bail!(
             "{} does not exist: install rabbitmq-server, or --leveret-only",
             places.rabbitmq.display()

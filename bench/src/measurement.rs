@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::broker::Kind;
 use crate::latency::Quantiles;
 use crate::sequence::Tally;
+use crate::soak::Soak;
 
 /// One run. Rates are per second of the measuring window, after the warm-up.
 #[derive(Debug, Clone, Serialize)]
@@ -34,12 +35,17 @@ pub(crate) struct Measurement {
     pub(crate) rss_mib: Option<f64>,
     /// What one idle connection adds to the broker's resident size, KiB.
     pub(crate) kib_each: Option<f64>,
-    /// fsync-like system calls of the broker.
+    /// fsync-like system calls of the broker; with PostgreSQL syncs of its write-ahead log.
     pub(crate) fsyncs_per_s: Option<f64>,
     /// Leveret's own count of commits.
     pub(crate) commits_per_s: Option<f64>,
-    /// Bytes sent to the disk in the window.
+    /// Bytes sent to the disk in the window; with PostgreSQL those of its write-ahead log.
     pub(crate) written_mib: Option<f64>,
+    /// CPU time of PostgreSQL per message, µs.
+    pub(crate) database_cpu_us: Option<f64>,
+    /// Bytes of messages that Leveret gave to its store, per message.
+    pub(crate) stored_bytes: Option<f64>,
+    pub(crate) soak: Option<Soak>,
     pub(crate) tally: Option<Tally>,
     pub(crate) nacked: u64,
     /// Messages that the broker still held at the end.
@@ -74,6 +80,9 @@ impl Measurement {
             fsyncs_per_s: None,
             commits_per_s: None,
             written_mib: None,
+            database_cpu_us: None,
+            stored_bytes: None,
+            soak: None,
             tally: None,
             nacked: 0,
             left: 0,

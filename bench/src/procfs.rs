@@ -78,6 +78,47 @@ pub(crate) fn machine_load() -> (f64, f64) {
     )
 }
 
+/// Of a process of PostgreSQL on this machine the one that starts all others.
+pub(crate) fn postmaster_of(backend: u32) -> Option<u32> {
+    let name = fs::read_to_string(format!("/proc/{backend}/comm")).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{backend}/stat")).ok()?;
+    name.starts_with("postgres").then_some(parent(&stat)?)
+}
+
+/// CPU time of a process, of its children, and of those that have gone, µs.
+pub(crate) fn family_cpu_us(pid: u32) -> Option<f64> {
+    let mut sum = Usage::of(pid).ok()?.cpu_us;
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let id = entry.file_name().to_string_lossy().parse::<u32>();
+        let Ok(id) = id else {
+            continue;
+        };
+        // One that has gone by now counts among its parent's next time.
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        if parent(&stat) == Some(pid) {
+            sum += Usage::of(id).map_or(0.0, |usage| usage.cpu_us);
+        }
+    }
+    Some(sum)
+}
+
+/// CPU time of the whole machine that was spent on anything, µs.
+pub(crate) fn machine_busy_us() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let times = stat.lines().next()?.split_whitespace().skip(1);
+    let times: Vec<u64> = times.filter_map(|text| text.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq.
+    let [user, nice, system, _, _, irq, softirq] = times.get(..7)?.try_into().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some((user + nice + system + irq + softirq) as f64 * 1e6 / per_second as f64)
+}
+
+/// Field 4.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn status(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
 }
@@ -109,6 +150,7 @@ mod tests {
     fn ticks_are_found_behind_a_name_with_spaces_and_parentheses() {
         let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 9";
         assert_eq!(cpu_ticks(stat), Some(127));
+        assert_eq!(parent(stat), Some(1));
         assert_eq!(cpu_ticks("12 (x) S 1"), None);
     }
 
@@ -142,6 +184,12 @@ mod tests {
             ..after
         };
         assert_eq!(unknown.since(before).written_bytes, None);
+    }
+
+    #[test]
+    fn the_machine_is_busy_at_least_with_us() {
+        let ours = Usage::of(std::process::id()).unwrap().cpu_us;
+        assert!(machine_busy_us().unwrap() >= ours);
     }
 
     #[test]

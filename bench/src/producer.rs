@@ -261,6 +261,9 @@ impl Producer {
             }
             self.inbox.consume(span);
         }
+        if let Some(window) = &self.window {
+            control.set_confirmed_below(window.confirmed_below());
+        }
         control.add_confirmed(settled);
         Ok(())
     }

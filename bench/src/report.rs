@@ -11,6 +11,7 @@ use crate::broker::Kind;
 use crate::latency::Quantiles;
 use crate::measurement::Measurement;
 use crate::sequence::Tally;
+use crate::soak::Soak;
 
 /// All repetitions of one workload on one broker.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +38,10 @@ pub(crate) struct Row {
     pub(crate) fsyncs_per_s: Option<f64>,
     pub(crate) commits_per_s: Option<f64>,
     pub(crate) written_mib: Option<f64>,
+    pub(crate) database_cpu_us: Option<f64>,
+    pub(crate) stored_bytes: Option<f64>,
+    /// Of the last run that has one.
+    pub(crate) soak: Option<Soak>,
     /// Sums over all runs.
     pub(crate) tally: Tally,
     pub(crate) left: u64,
@@ -70,9 +75,9 @@ pub(crate) fn rows(measurements: &[Measurement]) -> Vec<Row> {
 }
 
 /// Rate of Leveret over rate of the peer for a workload.
-pub(crate) fn ratio(rows: &[Row], workload: &str) -> Option<f64> {
+pub(crate) fn ratio(rows: &[Row], workload: &str, peer: Kind) -> Option<f64> {
     let ours = find(rows, workload, Kind::Leveret)?.messages_per_s;
-    let theirs = find(rows, workload, Kind::RabbitMq)?.messages_per_s;
+    let theirs = find(rows, workload, peer)?.messages_per_s;
     (ours > 0.0 && theirs > 0.0).then(|| ours / theirs)
 }
 
@@ -92,8 +97,10 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     );
     for row in rows {
         let ratio = match row.broker {
-            Kind::Leveret => ratio(rows, &row.workload),
-            Kind::RabbitMq => None,
+            Kind::Leveret => [Kind::RabbitMq, Kind::SkipLocked]
+                .into_iter()
+                .find_map(|peer| ratio(rows, &row.workload, peer)),
+            Kind::RabbitMq | Kind::SkipLocked => None,
         };
         let _ = writeln!(
             text,
@@ -145,6 +152,19 @@ pub(crate) fn remarks(rows: &[Row]) -> String {
                 row.workload, row.left, row.nacked, row.tally.damaged
             );
         }
+        if let Some(cpu) = row.database_cpu_us {
+            let _ = writeln!(
+                text,
+                "- {} on {name}: {cpu:.2} µs of PostgreSQL's CPU a message{}.",
+                row.workload,
+                row.stored_bytes.map_or_else(String::new, |bytes| format!(
+                    ", {bytes:.0} bytes stored for each"
+                )),
+            );
+        }
+        if let Some(soak) = &row.soak {
+            text.push_str(&soaked(&row.workload, name, soak));
+        }
         for failure in &row.failures {
             let _ = writeln!(text, "- {} on {name} FAILED: {failure}", row.workload);
         }
@@ -152,18 +172,41 @@ pub(crate) fn remarks(rows: &[Row]) -> String {
     text
 }
 
+fn soaked(workload: &str, name: &str, soak: &Soak) -> String {
+    let Soak { first, last, .. } = soak;
+    format!(
+        "- {workload} on {name}, first quarter → last of {:.0} s: {} → {} msg/s ({:.2}), CPU of \
+         server and PostgreSQL {} → {} µs/msg, cores taken by others {} → {}, tables {:.0} → {:.0} MiB ({:.2}), catalogue {:.1} → \
+         {:.1} MiB; {} transactions behind the snapshot.\n",
+        soak.seconds,
+        thousands(first.messages_per_s),
+        thousands(last.messages_per_s),
+        soak.kept(),
+        number(first.cpu_us, 2),
+        number(last.cpu_us, 2),
+        number(first.foreign_cores, 2),
+        number(last.foreign_cores, 2),
+        first.tables_mib,
+        last.tables_mib,
+        soak.grown(),
+        first.catalogue_mib,
+        last.catalogue_mib,
+        soak.pinned,
+    )
+}
+
 /// One line while the runs go on.
 pub(crate) fn brief(run: &Measurement) -> String {
     if let Some(failure) = &run.failure {
         return format!(
-            "{:<34} {:<9} FAILED: {failure}",
+            "{:<34} {:<11} FAILED: {failure}",
             run.workload,
             run.broker.name()
         );
     }
     let tally = run.tally.unwrap_or_default();
     format!(
-        "{:<34} {:<9} {:>10} msg/s  e2e {} ms  cpu {} µs  gen {} µs  {}/{}/{}{}",
+        "{:<34} {:<11} {:>10} msg/s  e2e {} ms  cpu {} µs  gen {} µs  {}/{}/{}{}",
         run.workload,
         run.broker.name(),
         thousands(run.messages_per_s),
@@ -206,6 +249,9 @@ fn row(runs: &[&Measurement]) -> Row {
         fsyncs_per_s: median(&values(|run| run.fsyncs_per_s)),
         commits_per_s: median(&values(|run| run.commits_per_s)),
         written_mib: median(&values(|run| run.written_mib)),
+        database_cpu_us: median(&values(|run| run.database_cpu_us)),
+        stored_bytes: median(&values(|run| run.stored_bytes)),
+        soak: counted.iter().rev().find_map(|run| run.soak.clone()),
         tally: sum(counted.iter().filter_map(|run| run.tally)),
         left: counted.iter().map(|run| run.left).sum(),
         nacked: counted.iter().map(|run| run.nacked).sum(),
@@ -329,8 +375,8 @@ mod tests {
             (ours.messages_per_s_min, ours.messages_per_s_max),
             (100.0, 300.0)
         );
-        assert_eq!(ratio(&rows, "a"), Some(10.0));
-        assert_eq!(ratio(&rows, "b"), None);
+        assert_eq!(ratio(&rows, "a", Kind::RabbitMq), Some(10.0));
+        assert_eq!(ratio(&rows, "b", Kind::RabbitMq), None);
     }
 
     #[test]

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::broker::{Broker, Kind, commits};
+use crate::broker::{Broker, Kind, Stored, stored};
 use crate::consumer::{self, Consumer, Failing};
 use crate::control::{Control, Phase};
+use crate::database::{Database, Reading, SCHEMA};
 use crate::fsyncs::Counter;
 use crate::link::{Declare, Link};
 use crate::measurement::Measurement;
 use crate::procfs::{Usage, rss_peak_kib};
 use crate::producer::{self, Number, Pace, Producer};
 use crate::sequence::Checker;
+use crate::soak;
 use crate::wire::Publication;
 use crate::workload::{RETRY_DELAY_MS, Shape, Workload};
 
@@ -104,6 +106,10 @@ fn steady(
         let consuming = scope.spawn(|| consumer::drive(consumers, checker, &control));
         let producing = scope.spawn(|| producer::drive(producers, &control));
         let alive = || !consuming.is_finished() && !producing.is_finished();
+        let soaking = broker.store().and_then(|store| {
+            let source = (store, SCHEMA, Some(broker.pid()));
+            soak::spawn(scope, workload, source, (&control, timing.window))
+        });
         let window = Window::measure(broker, &control, timing, alive);
         control.enter(Phase::Drain);
         let produced = join(producing, "producers");
@@ -115,6 +121,7 @@ fn steady(
         let consumed = join(consuming, "consumers")?;
         let produced = produced?;
         let window = window?;
+        result.soak = soaking.map(|soaking| join(soaking, "soak")).transpose()?;
         let consumed_count = window.consumed.max(1) as f64;
         result.messages_per_s = window.consumed as f64 / window.seconds;
         window.fill_in(&mut result, consumed_count);
@@ -170,8 +177,8 @@ pub(crate) fn drain(
 ) -> Result<Measurement> {
     let name = workload.name.replacen("fill", "drain", 1);
     let mut result = Measurement::new(&name, broker.kind, workload.persistent);
-    let (began, before, commits_before) =
-        (Instant::now(), Usage::of(broker.pid())?, commits_of(broker));
+    let (began, before, stored_before) =
+        (Instant::now(), Usage::of(broker.pid())?, stored_of(broker));
     let counter = Counter::attach(broker.pid());
     let plan = consumer_plan(workload, queue, 0);
     let consumers = vec![Consumer::connect(broker.amqp, &plan, 0)?];
@@ -191,8 +198,9 @@ pub(crate) fn drain(
     result.generator_cpu_us = Some(per_message_us(summary.cpu_ns, consumed));
     result.written_mib = used.written_bytes.map(mib);
     result.fsyncs_per_s = counter.and_then(Counter::finish);
-    let commits = difference(commits_of(broker), commits_before);
-    result.commits_per_s = commits.map(|count| count as f64 / began.elapsed().as_secs_f64());
+    let stored = difference(stored_of(broker), stored_before);
+    let seconds = began.elapsed().as_secs_f64();
+    result.commits_per_s = stored.map(|stored| stored.commits as f64 / seconds);
     result.tally = Some(summary.tally.settle(expected));
     result.left = left(broker, &[queue.to_owned()])?;
     result.rss_peak_mib = rss_peak_mib(broker);
@@ -207,19 +215,21 @@ struct Window {
     consumed: u64,
     used: Usage,
     fsyncs_per_s: Option<f64>,
-    commits_per_s: Option<f64>,
+    stored: Option<Stored>,
+    /// What the run cost its PostgreSQL.
+    spent: Option<Reading>,
 }
 
 /// The counters of a run at one moment.
-struct Counts {
-    at: Instant,
-    published: u64,
-    confirmed: u64,
-    consumed: u64,
+pub(crate) struct Counts {
+    pub(crate) at: Instant,
+    pub(crate) published: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) consumed: u64,
 }
 
 impl Counts {
-    fn of(control: &Control) -> Self {
+    pub(crate) fn of(control: &Control) -> Self {
         Self {
             at: Instant::now(),
             published: control.published(),
@@ -238,15 +248,18 @@ impl Window {
     ) -> Result<Self> {
         // Attached before the warm-up, because its own start costs CPU time.
         let counter = Counter::attach(broker.pid());
+        let database = broker.store().map(Database::connect).transpose()?;
+        let reading = || database.as_ref().map(Database::reading).transpose();
         watch(timing.warm_up, &alive)?;
-        let commits_before = commits_of(broker);
+        let (stored_before, reading_before) = (stored_of(broker), reading()?);
         let (usage_before, counts_before) = (Usage::of(broker.pid())?, Counts::of(control));
         control.enter(Phase::Measure);
         watch(timing.window, &alive)?;
         let (counts, usage) = (Counts::of(control), Usage::of(broker.pid())?);
         control.enter(Phase::Drain);
         let seconds = counts.at.duration_since(counts_before.at).as_secs_f64();
-        let commits = difference(commits_of(broker), commits_before);
+        let stored = difference(stored_of(broker), stored_before);
+        let spent = reading()?.zip(reading_before);
         Ok(Self {
             seconds,
             published: counts.published - counts_before.published,
@@ -254,7 +267,8 @@ impl Window {
             consumed: counts.consumed - counts_before.consumed,
             used: usage.since(usage_before),
             fsyncs_per_s: counter.and_then(Counter::finish),
-            commits_per_s: commits.map(|count| count as f64 / seconds),
+            stored,
+            spent: spent.map(|(now, then)| now.since(then)),
         })
     }
 
@@ -263,11 +277,19 @@ impl Window {
         result.broker_cpu_us = Some(self.used.cpu_us / messages);
         result.written_mib = self.used.written_bytes.map(mib);
         result.fsyncs_per_s = self.fsyncs_per_s;
-        result.commits_per_s = self.commits_per_s;
+        let stored = self.stored;
+        result.commits_per_s = stored.map(|stored| stored.commits as f64 / self.seconds);
+        result.stored_bytes = stored.map(|stored| stored.bytes as f64 / messages);
+        if let Some(spent) = self.spent {
+            let syncs = spent.wal_syncs;
+            result.written_mib = Some(mib(spent.wal_bytes));
+            result.fsyncs_per_s = syncs.map(|count| count as f64 / self.seconds);
+            result.database_cpu_us = spent.cpu_us.map(|us| us / messages);
+        }
     }
 }
 
-fn watch(span: Duration, alive: &impl Fn() -> bool) -> Result<()> {
+pub(crate) fn watch(span: Duration, alive: &impl Fn() -> bool) -> Result<()> {
     let end = Instant::now() + span;
     while Instant::now() < end {
         if !alive() {
@@ -421,16 +443,17 @@ pub(crate) fn left(broker: &Broker, queues: &[String]) -> Result<u64> {
     Ok(sum)
 }
 
-fn commits_of(broker: &Broker) -> Option<u64> {
+fn stored_of(broker: &Broker) -> Option<Stored> {
     (broker.kind == Kind::Leveret)
-        .then(|| commits(broker.http))
+        .then(|| stored(broker.http))
         .flatten()
 }
 
-fn difference(after: Option<u64>, before: Option<u64>) -> Option<u64> {
-    after
-        .zip(before)
-        .map(|(after, before)| after.saturating_sub(before))
+fn difference(after: Option<Stored>, before: Option<Stored>) -> Option<Stored> {
+    after.zip(before).map(|(after, before)| Stored {
+        commits: after.commits.saturating_sub(before.commits),
+        bytes: after.bytes.saturating_sub(before.bytes),
+    })
 }
 
 pub(crate) fn rss_peak_mib(broker: &Broker) -> Option<f64> {

@@ -41,6 +41,9 @@ pub(crate) enum Shape {
     Retries { per_second: u64, one_in: u64 },
     /// A million messages that wait, a restart, and each at its time; spread from `first_ms` on.
     Delay { first_ms: u64, span_ms: u64 },
+    /// One producer, one queue, one consumer, for minutes, beside a transaction that holds a
+    /// snapshot of the same PostgreSQL.
+    Pinned,
 }
 
 /// What the queue keeps beside order of arrival.
@@ -120,7 +123,7 @@ impl Workload {
         match self.ack {
             Ack::Auto => 0,
             Ack::Each => PREFETCH_EACH,
-            Ack::Every(_) => PREFETCH_GROUPED,
+            Ack::Every(_) | Ack::Confirmed(_) => PREFETCH_GROUPED,
         }
     }
 
@@ -150,7 +153,9 @@ impl Workload {
                 | Shape::Churn { .. }
                 | Shape::Retries { .. }
                 | Shape::Delay { .. }
+                | Shape::Pinned
         ) || self.keys.is_some()
+            || matches!(self.ack, Ack::Confirmed(_))
     }
 }
 
@@ -226,7 +231,23 @@ pub(crate) fn catalogue() -> Vec<Workload> {
         Ack::Auto,
     ));
     all.extend(of_rules());
+    all.extend(of_storing());
     all
+}
+
+/// Each message is stored: its consumer waits with the ack for the publisher's confirm.
+fn of_storing() -> Vec<Workload> {
+    let ack = Ack::Confirmed(100);
+    let one = |name: &str, size| Workload::one(name, size, ack).confirmed(2_000);
+    vec![
+        one("stored-confirm2000-ack100", SIZES[0]),
+        one("stored-confirm2000-ack100", SIZES[2]),
+        Workload {
+            name: "soak-pinned".to_owned(),
+            shape: Shape::Pinned,
+            ..one("soak-pinned", SIZES[2])
+        },
+    ]
 }
 
 /// What the rules of work cost: the same messages through queues that differ in their rules only.
@@ -288,6 +309,15 @@ pub(crate) const QUICK: [&str; 6] = [
     "latency-2000-persistent",
 ];
 
+/// Those on which Leveret on a shared PostgreSQL is judged.
+pub(crate) const SHARED: [&str; 5] = [
+    "persistent-confirm2000-ack100-16",
+    "persistent-confirm2000-ack100-1k",
+    "stored-confirm2000-ack100-16",
+    "stored-confirm2000-ack100-1k",
+    "soak-pinned",
+];
+
 /// The workloads whose names equal or begin with one of the patterns; an unknown pattern is an
 /// error. No pattern means all but the special ones.
 pub(crate) fn select(patterns: &[String]) -> Result<Vec<Workload>> {
@@ -328,7 +358,7 @@ mod tests {
         let all = catalogue();
         let names: HashSet<&str> = all.iter().map(|workload| workload.name.as_str()).collect();
         assert_eq!(names.len(), all.len());
-        for name in QUICK {
+        for name in QUICK.into_iter().chain(SHARED) {
             assert!(names.contains(name), "{name}");
         }
     }

@@ -1,9 +1,10 @@
-//! A PostgreSQL for tests of the shared store: Debian's server, in a folder that goes with it.
+//! A PostgreSQL for tests and benchmarks of the shared store: Debian's server with its defaults,
+//! in a folder that goes with it.
 //!
 //! Keeps: no server and no folder outlive their value; the server is reached from this machine
 //! only.
 //! Never: touches a cluster that is there.
-//! In: `suite`.
+//! In: `suite`, `bench`.
 
 use std::env;
 use std::fs;

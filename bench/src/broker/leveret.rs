@@ -10,11 +10,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::bound_to_us;
+use crate::database;
 
 const COMMITS: &str = "leveret_store_commits_total";
+const BYTES: &str = "leveret_store_commit_bytes_sum";
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-pub(super) fn command(program: &Path, dir: &Path, amqp: SocketAddr, http: SocketAddr) -> Command {
+/// The store is SQLite in the data directory, or the PostgreSQL that is named.
+pub(super) fn command(
+    (program, store): (&Path, Option<&str>),
+    dir: &Path,
+    amqp: SocketAddr,
+    http: SocketAddr,
+) -> Command {
     let mut command = bound_to_us(program);
     command
         .current_dir(dir)
@@ -23,12 +31,27 @@ pub(super) fn command(program: &Path, dir: &Path, amqp: SocketAddr, http: Socket
         .arg(dir.join("data"))
         .args(["--amqp-listen", &amqp.to_string()])
         .args(["--http-listen", &http.to_string()]);
+    if let Some(store) = store {
+        command.args(["--store", &database::store_url(store)]);
+    }
     command
 }
 
-/// Commits that the store made so far, from `/metrics`; `None` when it does not say.
-pub(crate) fn commits(http: SocketAddr) -> Option<u64> {
-    sum_of(&fetch_metrics(http)?, COMMITS)
+/// What the store was given so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) commits: u64,
+    /// Of segments: messages with their index.
+    pub(crate) bytes: u64,
+}
+
+/// From `/metrics`; `None` when it does not say.
+pub(crate) fn stored(http: SocketAddr) -> Option<Stored> {
+    let text = fetch_metrics(http)?;
+    Some(Stored {
+        commits: sum_of(&text, COMMITS)?,
+        bytes: sum_of(&text, BYTES).unwrap_or(0),
+    })
 }
 
 fn fetch_metrics(http: SocketAddr) -> Option<String> {

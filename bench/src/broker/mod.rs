@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::link::Link;
 
-pub(crate) use leveret::commits;
+pub(crate) use leveret::{Stored, stored};
 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ const LAST_LINES: usize = 5;
 pub(crate) enum Kind {
     Leveret,
     RabbitMq,
+    /// A table of PostgreSQL; no broker, see `skip_locked`.
+    SkipLocked,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Self::Leveret => "Leveret",
             Self::RabbitMq => "RabbitMQ",
+            Self::SkipLocked => "SKIP LOCKED",
         }
     }
 }
@@ -51,6 +54,8 @@ pub(crate) struct Places {
     pub(crate) leveret: PathBuf,
     pub(crate) rabbitmq: PathBuf,
     pub(crate) work_dir: PathBuf,
+    /// A PostgreSQL that is Leveret's store, and the peer's.
+    pub(crate) store: Option<String>,
 }
 
 /// How a process is ended.
@@ -85,7 +90,7 @@ impl Broker {
         let amqp = free_address()?;
         let http = free_address()?;
         let epmd = match kind {
-            Kind::Leveret => None,
+            Kind::Leveret | Kind::SkipLocked => None,
             Kind::RabbitMq => Some(rabbitmq::start_epmd(dir.path())?),
         };
         let epmd_port = epmd.as_ref().map(|(_, port)| *port);
@@ -101,6 +106,11 @@ impl Broker {
         };
         broker.wait_until_served()?;
         Ok(broker)
+    }
+
+    /// The PostgreSQL that it stores in.
+    pub(crate) fn store(&self) -> Option<&str> {
+        self.places.store.as_deref()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -219,12 +229,16 @@ fn spawn(
     epmd_port: Option<u16>,
 ) -> Result<Process> {
     let mut command = match kind {
-        Kind::Leveret => leveret::command(&places.leveret, dir, amqp, http),
+        Kind::Leveret => {
+            let store = places.store.as_deref();
+            leveret::command((&places.leveret, store), dir, amqp, http)
+        }
         Kind::RabbitMq => {
             let epmd_port = epmd_port.context("RabbitMQ needs its epmd")?;
             // The HTTP port is free for Erlang's distribution: no management plug-in runs.
             rabbitmq::command(&places.rabbitmq, dir, amqp, http.port(), epmd_port)?
         }
+        Kind::SkipLocked => bail!("a table is no process"),
     };
     Process::spawn(&mut command, &dir.join("output.log"))
 }

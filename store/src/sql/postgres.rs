@@ -215,7 +215,7 @@ impl Postgres {
             doomed: Doomed::default(),
             key_rows: LOOK_AT_KEYS,
             keys_merged: 0,
-            held: 0,
+            held: Default::default(),
             number: 0,
             synced: 0,
         };

@@ -380,6 +380,47 @@ async fn a_table_that_is_read_is_emptied_later() {
     engine.close().await;
 }
 
+/// The server's own cleaning holds one table: it is tried again soon, and others are emptied
+/// meanwhile.
+#[tokio::test]
+async fn a_table_that_is_held_holds_back_no_other() {
+    let database = Database::new().await;
+    let engine = database.open(small()).await;
+    commit(&engine, put_queues([1])).await.unwrap();
+    let (reader, client) = (database.client().await, database.client().await);
+    let count = async |table: &str| -> i64 {
+        let statement = format!("select count(*) from {table}");
+        client.query_one(&statement, &[]).await.unwrap().get(0)
+    };
+    let fill = async |ids: std::ops::RangeInclusive<u64>| {
+        for id in ids {
+            let dropped_segments = (id > 1).then(|| SegmentId(id - 1));
+            let batch = Batch {
+                dropped_segments: dropped_segments.into_iter().collect(),
+                ..segments([id])
+            };
+            engine.commit(Arc::new(batch), false).await.unwrap();
+        }
+    };
+    fill(1..=200).await;
+    let statement = "begin; select count(*) from segment_00";
+    reader.batch_execute(statement).await.unwrap();
+    let held = count("segment_00").await;
+    assert!(held > 0);
+    engine.maintain().await.unwrap();
+    assert_eq!(count("segment_00").await, held);
+    fill(201..=400).await;
+    engine.maintain().await.unwrap();
+    let left = count("segment").await;
+    assert!(left < held + 100, "{left} left, {held} held");
+    reader.batch_execute("commit").await.unwrap();
+    // After one failure and two, it is tried at the next call but one.
+    engine.maintain().await.unwrap();
+    engine.maintain().await.unwrap();
+    assert_eq!(count("segment_00").await, 0);
+    engine.close().await;
+}
+
 #[tokio::test]
 async fn any_name_comes_back() {
     let database = Database::new().await;

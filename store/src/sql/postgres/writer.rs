@@ -90,8 +90,9 @@ const BEGIN_RESOLVE: &str = "begin; set local lock_timeout = '2s'";
 
 const RECONNECT_FIRST: Duration = Duration::from_millis(20);
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
-/// Calls of `maintain` that pass before a table that was held is tried again.
-const HELD_PAUSE: u32 = 10;
+/// A table that was held is tried again at the next call of `maintain`, then after two, four, at
+/// most so many: the server's own cleaning holds one for a moment, a dump for long.
+const HELD_PAUSE_MAX: u32 = 10;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -107,13 +108,41 @@ pub(super) struct Writer {
     /// Deduplication rows since small ones were merged; rows up to which they were.
     pub(super) key_rows: u64,
     pub(super) keys_merged: i64,
-    /// Calls of `maintain` until tables that somebody held are tried again.
-    pub(super) held: u32,
+    /// Tables that somebody held: slots, and behind them the stale journal.
+    pub(super) held: [Held; SLOTS + 1],
     /// Of the newest batch.
     pub(super) number: u64,
     /// The newest line that was on disk when the server answered; lines behind it may be lost when
     /// the server crashes.
     pub(super) synced: u64,
+}
+
+/// How long a table that somebody held is left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Calls of `maintain` that still pass.
+    calls: u32,
+    /// How many they were after the last try, and one more.
+    pause: u32,
+}
+
+impl Held {
+    fn is_left_alone(&mut self) -> bool {
+        let is_held = self.calls > 0;
+        self.calls = self.calls.saturating_sub(1);
+        is_held
+    }
+
+    fn after(self, done: bool) -> Self {
+        if done {
+            return Self::default();
+        }
+        let pause = (self.pause * 2).clamp(1, HELD_PAUSE_MAX);
+        Self {
+            calls: pause - 1,
+            pause,
+        }
+    }
 }
 
 /// A transaction that was stored.
@@ -641,22 +670,28 @@ impl Writer {
 
     /// Each in a transaction of its own: one that somebody reads stays for now.
     async fn truncate(&mut self) -> Result<(), BackendError> {
-        if self.held > 0 {
-            self.held -= 1;
-            return Ok(());
-        }
         let slots = self.shared.slots().to_truncate();
         for slot in slots {
             let text = Text::of_slot(statement::SLOT_TRUNCATE, slot);
-            if self.truncated(text).await? {
+            if self.tried(slot, text).await? {
                 self.shared.slots().truncated(slot);
             }
         }
         if self.stale_journal {
             let text = Text::of_slot(statement::JOURNAL_TRUNCATE, 1 - self.journal);
-            self.stale_journal = !self.truncated(text).await?;
+            self.stale_journal = !self.tried(SLOTS, text).await?;
         }
         Ok(())
+    }
+
+    /// True when it was truncated; what was held is not tried at each call.
+    async fn tried(&mut self, at: usize, text: Text) -> Result<bool, BackendError> {
+        if self.held[at].is_left_alone() {
+            return Ok(false);
+        }
+        let done = self.truncated(text).await?;
+        self.held[at] = self.held[at].after(done);
+        Ok(done)
     }
 
     async fn truncated(&mut self, text: Text) -> Result<bool, BackendError> {
@@ -678,7 +713,6 @@ impl Writer {
                     reason = why,
                     "a table is held by somebody: it is emptied later"
                 );
-                self.held = HELD_PAUSE;
                 Ok(false)
             }
         }
