@@ -34,6 +34,9 @@ pub struct Calls {
     pub finals: BTreeMap<u64, String>,
     /// Calls that were repeated with their key after a crash.
     pub repeated: usize,
+    /// Answers 503: the node let its store go while the call waited. Nothing is known of the call
+    /// then, so that its key is tried again.
+    pub refused: usize,
 }
 
 impl Calls {
@@ -48,6 +51,11 @@ impl Calls {
                 self.uncertain.push(call);
                 return;
             };
+            if answer.status == 503 {
+                self.refused += 1;
+                self.uncertain.push(call);
+                return;
+            }
             match job_of(&answer) {
                 Ok(job) => {
                     self.accepted.insert(call, job);

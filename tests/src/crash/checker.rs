@@ -2,7 +2,7 @@
 //!
 //! Keeps: one pass over the deliveries in the order of their arrival, then one over what was sent.
 //! Never: tolerates anything that no rule allows.
-//! In: `tests/crash.rs` after the final drain. The tests below plant each fault.
+//! In: `run` after the final drain. The tests below plant each fault.
 
 use std::collections::HashMap;
 
@@ -25,6 +25,8 @@ pub struct Rule {
 pub struct Verdict {
     pub received: usize,
     pub redelivered: usize,
+    /// From an owner whose store another one had taken over.
+    pub late: usize,
     pub dead_lettered: usize,
     pub lost: Faults,
     pub unexpected: Faults,
@@ -74,18 +76,22 @@ fn deliveries(ledger: &Ledger, rules: &[Rule], verdict: &mut Verdict) -> Last {
         let name = || rules[usize::from(queue)].name;
         verdict.received += 1;
         verdict.redelivered += usize::from(delivery.redelivered);
-        let seen_before = last.insert((queue, id), delivery.fate).is_some();
-        if seen_before && !delivery.redelivered {
-            verdict
-                .unflagged
-                .add(|| format!("{id:?} from {} at {}", name(), delivery.at));
-        }
         let writer = ledger.writers.get(usize::from(id.writer));
         let route = writer.and_then(|sent| sent.route(id.number)).unwrap_or(0);
         if route & reaching(rules, queue) == 0 {
             verdict
                 .unexpected
                 .add(|| format!("{id:?} from {} was not sent there", name()));
+        }
+        if delivery.late {
+            verdict.late += 1;
+            continue;
+        }
+        let seen_before = last.insert((queue, id), delivery.fate).is_some();
+        if seen_before && !delivery.redelivered {
+            verdict
+                .unflagged
+                .add(|| format!("{id:?} from {} at {}", name(), delivery.at));
         }
         // What comes again has lost its place in the order of first deliveries.
         if !delivery.redelivered && !is_dead_letter_queue(rules, queue) {
@@ -215,6 +221,7 @@ mod tests {
             id,
             redelivered,
             fate,
+            late: false,
         });
     }
 
@@ -317,6 +324,21 @@ mod tests {
             faults(ledger),
             ["second delivery not flagged", "out of order"]
         );
+    }
+
+    #[test]
+    fn a_late_delivery_is_judged_by_nothing_but_its_route() {
+        let mut ledger = all_well();
+        deliver(&mut ledger, 1, 7, false, Fate::Requeued);
+        ledger.deliveries[8].late = true;
+        assert!(faults(ledger).is_empty());
+        let mut ledger = all_well();
+        deliver(&mut ledger, 1, 3, false, Fate::Acked);
+        ledger.deliveries[8].late = true;
+        assert_eq!(faults(ledger), ["unexpected"]);
+        let mut ledger = all_well();
+        ledger.deliveries[5].late = true;
+        assert_eq!(faults(ledger), ["lost"]);
     }
 
     #[test]

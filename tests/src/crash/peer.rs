@@ -165,7 +165,8 @@ impl Peer {
             if let Some(Whole::Method(received)) = whole {
                 let name = received.method.spec.name;
                 if name.ends_with(".close") {
-                    bail!("{name}: {}", received.method.text("reply-text"));
+                    let code = received.method.int("reply-code");
+                    bail!("{name} {code}: {}", received.method.text("reply-text"));
                 }
                 return Ok(Some(received));
             }
