@@ -85,6 +85,10 @@ async fn whoever_waits_for_a_commit_that_is_refused_is_told() {
     assert!(matches!(told, Err(crate::Error::Stopped)), "{told:?}");
     let stopped = tokio::time::timeout(Duration::from_secs(30), store.stop()).await;
     stopped.expect("the store stops");
+    // As a request that came before the node stood by.
+    let waits = store.declare_work_queue("/", "later");
+    let told = tokio::time::timeout(Duration::from_secs(30), waits).await;
+    assert!(matches!(told, Ok(Err(crate::Error::Stopped))), "{told:?}");
     second.close().await;
 }
 
