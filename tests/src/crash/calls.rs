@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value as Json;
 
 use super::Faults;
-use super::http::{Answer, request};
+use super::http::{ANSWER_MAX, Answer, request};
 use super::load::Shared;
 use super::peer::Peer;
 use super::topology::CALLS;
@@ -47,7 +47,12 @@ impl Calls {
                 self.next += 1;
                 self.next
             });
+            let begun = Instant::now();
             let Ok(answer) = send(http, call) else {
+                // A server that is gone says so at once, and one that lives answers.
+                if begun.elapsed() >= ANSWER_MAX {
+                    faults.add(|| format!("call {call}: no answer within {ANSWER_MAX:?}"));
+                }
                 self.uncertain.push(call);
                 return;
             };

@@ -32,7 +32,7 @@ pub struct Delivery {
     pub redelivered: bool,
     pub fate: Fate,
     /// From a node that stood still while another took the store over: no promise holds for what
-    /// was in its hands, but that it was sent, and that the new owner delivers it.
+    /// was in its hands, but that it was sent, and that the new owner delivers what is not acked.
     pub late: bool,
 }
 

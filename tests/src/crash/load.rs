@@ -97,7 +97,8 @@ fn try_to_write(
     loop {
         shared.look()?;
         let room = outstanding.len() < WINDOW && shared.backlog() < BACKLOG_MAX;
-        if room && !shared.stops() {
+        let room = room && !shared.stops();
+        if room {
             tag += 1;
             outstanding.insert(tag, publish(&mut peer, writer, log, shared)?);
             if !outstanding.len().is_multiple_of(8) {
