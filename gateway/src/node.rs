@@ -115,7 +115,7 @@ impl Node {
     /// The store, once it is this node's; `None` when it is to end before.
     async fn backend(&self) -> anyhow::Result<Option<Arc<dyn Backend>>> {
         let (standing, known) = watch::channel(Standing::default());
-        self.gate.stand_by(known);
+        self.gate.stand_by(known, self.recorder.clone());
         tokio::select! {
             opened = backend(&self.config, Some(&standing)) => opened.map(Some),
             () = self.ended.cancelled() => Ok(None),

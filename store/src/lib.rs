@@ -492,6 +492,8 @@ impl Store {
         for task in tasks.unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        // A request may come after its session, or hold the store for longer.
+        self.lock().close();
     }
 }
 

@@ -327,6 +327,8 @@ pub struct Shard {
     tickets: VecDeque<Ticket>,
     ticket_base: u64,
     waiters: Vec<oneshot::Sender<()>>,
+    /// Nothing is written any more.
+    closed: bool,
     pub(crate) wanted: bool,
     replies: HashMap<Arc<str>, (ChannelKey, Arc<[u8]>), RandomState>,
     pub(crate) loads: Vec<(QueueId, SegmentId)>,
@@ -399,6 +401,7 @@ impl Shard {
             tickets: VecDeque::new(),
             ticket_base: 1,
             waiters: Vec::new(),
+            closed: false,
             wanted: false,
             replies: HashMap::default(),
             loads: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! Keeps: data directory and ports over restarts, so that a crash can be followed by a start.
 //! Never: builds the binary.
-//! In: `tests/conversation.rs`, `tests/crash.rs`, `tests/operator.rs`.
+//! In: `tests/conversation.rs`, `tests/crash.rs`, `tests/operator.rs`, `tests/torture.rs`.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::server::{Process, free_address};
@@ -25,7 +25,8 @@ pub struct Leveret {
     pub http: SocketAddr,
     process: Option<Process>,
     folder: TempDir,
-    /// Of the database that nodes share.
+    /// The database that nodes share, and their schema in it.
+    database: Option<String>,
     schema: String,
     binary: PathBuf,
 }
@@ -45,7 +46,17 @@ impl Leveret {
     /// # Errors
     /// There is no binary, or it does not come up.
     pub fn start_in(parent: &Path, config: &str) -> Result<Self> {
-        let mut server = Self::stopped(parent, config, None)?;
+        let mut server = Self::stopped(parent, config, env::var("LEVERET_TEST_STORE").ok())?;
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// The same, on a database of the test's own.
+    ///
+    /// # Errors
+    /// There is no binary, or it does not come up.
+    pub fn start_on(database: &str, config: &str) -> Result<Self> {
+        let mut server = Self::stopped(&env::temp_dir(), config, Some(database.to_owned()))?;
         server.restart()?;
         Ok(server)
     }
@@ -55,13 +66,13 @@ impl Leveret {
     /// # Errors
     /// It cannot be started.
     pub fn standby(&self, config: &str) -> Result<Self> {
-        let schema = Some(self.schema.clone());
-        let mut server = Self::stopped(&env::temp_dir(), config, schema)?;
+        let mut server = Self::stopped(&env::temp_dir(), config, self.database.clone())?;
+        server.schema.clone_from(&self.schema);
         server.launch()?;
         Ok(server)
     }
 
-    fn stopped(parent: &Path, config: &str, schema: Option<String>) -> Result<Self> {
+    fn stopped(parent: &Path, config: &str, database: Option<String>) -> Result<Self> {
         let folder = TempDir::with_prefix_in("leveret-", parent)?;
         fs::write(folder.path().join("leveret.toml"), config)?;
         let name = folder.path().file_name().unwrap_or_default();
@@ -73,7 +84,8 @@ impl Leveret {
             http: free_address()?,
             process: None,
             folder,
-            schema: schema.unwrap_or_else(|| format!("t{own}")),
+            database,
+            schema: format!("t{own}"),
             binary: binary()?,
         })
     }
@@ -124,6 +136,12 @@ impl Leveret {
         self.ask_ready().unwrap_or(false)
     }
 
+    /// True when it answers that another node owns the store.
+    pub fn is_standby(&self) -> bool {
+        let answer = self.ask("/readyz").unwrap_or_default();
+        answer.starts_with("HTTP/1.1 503") && answer.contains("urn:leveret:problem:standby")
+    }
+
     /// SIGSTOP or SIGCONT, as `kill` names them.
     ///
     /// # Errors
@@ -131,13 +149,25 @@ impl Leveret {
     pub fn signal(&self, name: &str) -> Result<()> {
         let id = self.id().context("it is not running")?.to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status()?;
-        anyhow::ensure!(sent.success(), "kill -s {name} {id}");
+        ensure!(sent.success(), "kill -s {name} {id}");
         Ok(())
     }
 
     /// Its process, where it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
+    }
+
+    /// A figure of its metrics that has no labels; 0 before it was ever counted.
+    ///
+    /// # Errors
+    /// It tells no metrics.
+    pub fn figure(&self, name: &str) -> Result<u64> {
+        let answer = self.ask("/metrics")?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "/metrics: {answer}");
+        let mut lines = answer.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(key, _)| *key == name);
+        Ok(found.map_or(Ok(0), |(_, value)| value.trim().parse())?)
     }
 
     /// SIGKILL.
@@ -183,8 +213,9 @@ impl Leveret {
     }
 
     fn store(&self) -> Option<String> {
-        let database = env::var("LEVERET_TEST_STORE").ok()?;
-        Some(format!("{database}?schema={}", self.schema))
+        let database = self.database.as_ref()?;
+        let parameter = if database.contains('?') { '&' } else { '?' };
+        Some(format!("{database}{parameter}schema={}", self.schema))
     }
 
     pub fn folder(&self) -> &Path {
@@ -212,12 +243,17 @@ impl Leveret {
     }
 
     fn ask_ready(&self) -> Result<bool> {
+        Ok(self.ask("/readyz")?.starts_with("HTTP/1.1 200"))
+    }
+
+    fn ask(&self, path: &str) -> Result<String> {
         let mut socket = TcpStream::connect(self.http)?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        socket.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
+        let head = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes())?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
+        Ok(answer)
     }
 }
 

@@ -6,8 +6,10 @@
 
 pub mod conversation;
 pub mod crash;
+pub mod database;
 pub mod history;
 pub mod leveret;
+pub mod patroni;
 pub mod rabbitmq;
 pub mod server;
 pub mod wire;

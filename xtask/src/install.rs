@@ -2,7 +2,7 @@
 //!
 //! Keeps: a second run finds everything there and takes no time; no installed service starts.
 //! Never: replaces what is there; installs outside apt and `.tools`.
-//! In: `main`, `suite`.
+//! In: `main`, `suite`; `torture` for what only its failovers need.
 
 use std::env;
 use std::fs;
@@ -117,6 +117,27 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// For failovers of PostgreSQL, which are no part of `cargo xtask test`.
+const FAILOVERS: &[Need] = &[
+    Need {
+        package: "postgresql",
+        probe: Probe::Works(&["sh", "-c", "ls /usr/lib/postgresql/*/bin/postgres"]),
+    },
+    Need {
+        package: "etcd-server",
+        probe: Probe::Program("etcd"),
+    },
+    Need {
+        package: "patroni",
+        probe: Probe::Program("patroni"),
+    },
+    // Not on everybody's path.
+    Need {
+        package: "haproxy",
+        probe: Probe::File("/usr/sbin/haproxy"),
+    },
+];
+
 /// The oldest version with which the client suites work, and how a program tells its own.
 const VERSIONS: &[(&[&str], [u32; 2])] = &[
     (&["python3", "--version"], [3, 9]),
@@ -130,25 +151,38 @@ const VERSIONS: &[(&[&str], [u32; 2])] = &[
 /// # Errors
 /// Something is missing or too old and cannot be had from here.
 pub(crate) fn run() -> Result<()> {
-    let missing = missing();
-    if missing.is_empty() {
-        println!("nothing is missing");
-    } else {
-        println!("missing: {}", missing.join(" "));
-        install(&missing)?;
-        let still = self::missing();
-        if !still.is_empty() {
-            bail!("still missing after the installation: {}", still.join(" "));
-        }
-    }
+    bring(NEEDS)?;
     for (command, least) in VERSIONS {
         check_version(command, *least)?;
     }
     ci::install_tools()
 }
 
-fn missing() -> Vec<&'static str> {
-    let mut packages: Vec<_> = NEEDS
+/// Installs what failovers of PostgreSQL need, where it is missing.
+///
+/// # Errors
+/// Something is missing and cannot be had from here.
+pub(crate) fn for_failovers() -> Result<()> {
+    bring(FAILOVERS)
+}
+
+fn bring(needs: &'static [Need]) -> Result<()> {
+    let missing = missing(needs);
+    if missing.is_empty() {
+        println!("nothing is missing");
+        return Ok(());
+    }
+    println!("missing: {}", missing.join(" "));
+    install(&missing)?;
+    let still = self::missing(needs);
+    if !still.is_empty() {
+        bail!("still missing after the installation: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+fn missing(needs: &'static [Need]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = needs
         .iter()
         .filter(|need| !found(&need.probe))
         .map(|need| need.package)

@@ -19,6 +19,7 @@ mod step;
 mod suite;
 mod suites;
 mod tidy;
+mod torture;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Chore {
     Fuzz(fuzz::Options),
     /// Runs the test suites of other people's clients, unpatched, and judges them test by test.
     Suites(suites::Options),
+    /// Faults by the dozen on a store that nodes share, and an account of every message. An hour.
+    Torture(torture::Options),
     /// Measures against RabbitMQ; the arguments go to the bench program.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -81,6 +84,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Install => install::run(),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Suites(options) => suites::run(&options),
+        Chore::Torture(options) => torture::run(&options),
         Chore::Bench { arguments } => bench::run(&arguments),
         Chore::Dashboard { check } => dashboard::run(root(), check),
     }

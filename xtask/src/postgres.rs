@@ -4,14 +4,14 @@
 //! Keeps: no server and no folder outlive their value; the server is reached from this machine
 //! only.
 //! Never: touches a cluster that is there.
-//! In: `suite`, `bench`.
+//! In: `suite`, `bench`, `torture`.
 
 use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self as os, Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Postgres {
     port: u16,
     child: Child,
+    programs: PathBuf,
     folder: PathBuf,
 }
 
@@ -37,7 +38,7 @@ impl Postgres {
     /// There is no server on this machine, or it does not come up.
     pub(crate) fn start() -> Result<Self> {
         let folders = VERSIONS.map(|version| format!("/usr/lib/postgresql/{version}/bin"));
-        let programs = folders.iter().map(Path::new);
+        let programs = folders.into_iter().map(PathBuf::from);
         let programs = programs
             .into_iter()
             .find(|folder| folder.join("postgres").exists())
@@ -83,6 +84,7 @@ impl Postgres {
         let server = Self {
             port,
             child,
+            programs: programs.clone(),
             folder,
         };
         let deadline = Instant::now() + START_MAX;
@@ -100,13 +102,36 @@ impl Postgres {
     pub(crate) fn url(&self) -> String {
         format!("postgres://leveret@127.0.0.1:{}/postgres", self.port)
     }
+
+    /// What a test program needs to use it, and to make it fail.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 3] {
+        let shown = |path: PathBuf| path.to_string_lossy().into_owned();
+        [
+            ("LEVERET_TEST_STORE", self.url()),
+            ("LEVERET_TEST_PG_CTL", shown(self.programs.join("pg_ctl"))),
+            ("LEVERET_TEST_PG_DATA", shown(self.folder.join("data"))),
+        ]
+    }
+
+    /// The server's process; another one than was started, after a test restarted it.
+    fn id(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
         // SIGINT: sessions end, and the data need not be sound any more, but is.
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-INT", &pid]).status();
+        if let Some(id) = self.id() {
+            let _ = Command::new("kill")
+                .args(["-INT", &id.to_string()])
+                .status();
+        }
+        let deadline = Instant::now() + STOP_MAX;
+        while self.id().is_some() && Instant::now() < deadline {
+            sleep(Duration::from_millis(20));
+        }
         if !matches!(process::wait(&mut self.child, STOP_MAX), Ok(Some(_))) {
             process::end_tree(&mut self.child);
         }

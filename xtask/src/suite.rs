@@ -137,9 +137,8 @@ fn shared(steps: &mut Steps, binary: Option<&PathBuf>) -> Result<()> {
         let name = format!("{name} on PostgreSQL");
         match (&server, binary) {
             (Some(server), Some(binary)) => {
-                let store = ("LEVERET_TEST_STORE", server.url());
                 let more = variable.map(|(name, value)| (name, value.to_owned()));
-                let variables: Vec<_> = std::iter::once(store).chain(more).collect();
+                let variables: Vec<_> = server.variables().into_iter().chain(more).collect();
                 steps.run(&name, || test_program(test, binary, &variables))?;
             }
             (None, _) => steps.miss(&name, "there is no PostgreSQL"),
@@ -151,7 +150,7 @@ fn shared(steps: &mut Steps, binary: Option<&PathBuf>) -> Result<()> {
 
 /// One test program of `tests/`. The selection of packages is that of the unit tests, so that the
 /// dependencies are built once.
-fn test_program(test: &str, binary: &Path, variables: &[(&str, String)]) -> Result<()> {
+pub(crate) fn test_program(test: &str, binary: &Path, variables: &[(&str, String)]) -> Result<()> {
     let mut cargo = process::command(
         "cargo",
         &["test", "--workspace", "--locked", "--test", test],
@@ -228,8 +227,9 @@ fn shared_target() -> PathBuf {
 type Variable = (&'static str, &'static str);
 
 /// Name, test program, and what makes it shorter: each ran in full on SQLite.
-const SHARED: [(&str, &str, Option<Variable>); 5] = [
+const SHARED: [(&str, &str, Option<Variable>); 6] = [
     ("takeovers", "takeover", None),
+    ("torture", "torture", None),
     ("conversations", "conversation", None),
     ("operators", "operator", None),
     ("crash test", "crash", Some(("LEVERET_CRASH_CYCLES", "10"))),
@@ -241,4 +241,4 @@ const SCRIPTS: [(&str, &str); 2] = [
     ("examples", "tests/clients/examples.py"),
 ];
 const NO_BINARY: &str = "the release build failed";
-const PROGRAM_MAX: Duration = Duration::from_secs(1800);
+const PROGRAM_MAX: Duration = Duration::from_secs(3600);

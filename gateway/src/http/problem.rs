@@ -227,7 +227,12 @@ impl From<Error> for Problem {
             Error::Busy { .. } => Kind::Busy,
             Error::Corrupt { .. } | Error::Io(_) => {
                 tracing::error!(%error, "the store failed a request");
-                return Self::new(Kind::Internal, "the log of the server says more");
+                // A database that is away comes back, or another node has it by then.
+                let kind = match &error {
+                    Error::Io(_) => Kind::StoreUnusable,
+                    _ => Kind::Internal,
+                };
+                return Self::new(kind, "the log of the server says more");
             }
         };
         Self::new(kind, detail)
@@ -237,5 +242,19 @@ impl From<Error> for Problem {
 impl From<store::sql::BackendError> for Problem {
     fn from(error: store::sql::BackendError) -> Self {
         Error::Io(error.to_string()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_worth_another_try() {
+        let away = Problem::from(Error::Io("connection refused".into())).document();
+        assert_eq!(away.status, 503);
+        assert_eq!(away.kind, "urn:leveret:problem:store-unusable");
+        let answer = Problem::from(Error::Io(String::new())).into_response();
+        assert!(answer.headers().contains_key(header::RETRY_AFTER));
     }
 }

@@ -9,6 +9,7 @@ use std::fmt::{Display, Write as _};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::PrometheusHandle;
 use store::QueueStats;
 use store::model::JobState;
 use store::shard::Counters;
@@ -68,26 +69,29 @@ pub(super) async fn render(State(app): State<App>) -> Result<Response, Problem> 
             .map_or(0, |(_, count)| *count);
         page.line("leveret_jobs", &[("state", state.as_str())], count);
     }
-    page.head(
-        "leveret_build_info",
-        "gauge",
-        "1, with the version as label.",
-    );
-    page.line(
-        "leveret_build_info",
-        &[("version", env!("CARGO_PKG_VERSION"))],
-        1,
-    );
-    page.process();
-    app.recorder.run_upkeep();
-    page.0.push_str(&app.recorder.render());
-    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], page.0).into_response())
+    Ok(page.answer(&app.recorder))
+}
+
+/// What a node knows without a store: of its process, and what the rooms recorded.
+pub(super) fn render_process(recorder: &PrometheusHandle) -> Response {
+    Page::default().answer(recorder)
 }
 
 #[derive(Default)]
 struct Page(String);
 
 impl Page {
+    /// Ends with what every node tells.
+    fn answer(mut self, recorder: &PrometheusHandle) -> Response {
+        let name = "leveret_build_info";
+        self.head(name, "gauge", "1, with the version as label.");
+        self.line(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.process();
+        recorder.run_upkeep();
+        self.0.push_str(&recorder.render());
+        ([(CONTENT_TYPE, "text/plain; version=0.0.4")], self.0).into_response()
+    }
+
     fn queues(&mut self, queues: &[QueueStats], now: i64) {
         let age = |queue: &QueueStats| {
             queue

@@ -59,6 +59,8 @@ pub(crate) async fn run(store: Arc<StoreInner>) {
                 false => cut.batch.heads.last().copied().or(unsynced),
             };
             let Some(committed) = commit(&store, &mut cut).await else {
+                // Whoever waits for this very commit is told first.
+                drop(cut);
                 give_up(&store).await;
                 return;
             };

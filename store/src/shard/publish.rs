@@ -324,12 +324,20 @@ impl Shard {
         self.writer.notify_one();
     }
 
-    /// Resolves when everything done so far is on disk.
+    /// Resolves when everything done so far is on disk, or never will be.
     pub fn on_disk(&mut self) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
-        self.waiters.push(tell);
+        if !self.closed {
+            self.waiters.push(tell);
+        }
         self.want_commit();
         told
+    }
+
+    /// Whoever waits for the disk, or will, is told that nothing comes any more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.waiters.clear();
     }
 
     pub(super) fn release(&mut self, settled: Vec<(u64, u32)>) {

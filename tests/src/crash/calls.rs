@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value as Json;
 
 use super::Faults;
-use super::http::{Answer, request};
+use super::http::{ANSWER_MAX, Answer, request};
 use super::load::Shared;
 use super::peer::Peer;
 use super::topology::CALLS;
@@ -34,6 +34,9 @@ pub struct Calls {
     pub finals: BTreeMap<u64, String>,
     /// Calls that were repeated with their key after a crash.
     pub repeated: usize,
+    /// Answers 503: the node let its store go while the call waited. Nothing is known of the call
+    /// then, so that its key is tried again.
+    pub refused: usize,
 }
 
 impl Calls {
@@ -44,10 +47,20 @@ impl Calls {
                 self.next += 1;
                 self.next
             });
+            let begun = Instant::now();
             let Ok(answer) = send(http, call) else {
+                // A server that is gone says so at once, and one that lives answers.
+                if begun.elapsed() >= ANSWER_MAX {
+                    faults.add(|| format!("call {call}: no answer within {ANSWER_MAX:?}"));
+                }
                 self.uncertain.push(call);
                 return;
             };
+            if answer.status == 503 {
+                self.refused += 1;
+                self.uncertain.push(call);
+                return;
+            }
             match job_of(&answer) {
                 Ok(job) => {
                     self.accepted.insert(call, job);

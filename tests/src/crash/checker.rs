@@ -2,12 +2,12 @@
 //!
 //! Keeps: one pass over the deliveries in the order of their arrival, then one over what was sent.
 //! Never: tolerates anything that no rule allows.
-//! In: `tests/crash.rs` after the final drain. The tests below plant each fault.
+//! In: `run` after the final drain. The tests below plant each fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Faults;
-use super::ledger::{Fate, Ledger};
+use super::ledger::{Delivery, Fate, Ledger};
 use super::message::Id;
 
 /// What a queue of the load does.
@@ -25,6 +25,8 @@ pub struct Rule {
 pub struct Verdict {
     pub received: usize,
     pub redelivered: usize,
+    /// From an owner whose store another one had taken over.
+    pub late: usize,
     pub dead_lettered: usize,
     pub lost: Faults,
     pub unexpected: Faults,
@@ -74,18 +76,22 @@ fn deliveries(ledger: &Ledger, rules: &[Rule], verdict: &mut Verdict) -> Last {
         let name = || rules[usize::from(queue)].name;
         verdict.received += 1;
         verdict.redelivered += usize::from(delivery.redelivered);
-        let seen_before = last.insert((queue, id), delivery.fate).is_some();
-        if seen_before && !delivery.redelivered {
-            verdict
-                .unflagged
-                .add(|| format!("{id:?} from {} at {}", name(), delivery.at));
-        }
         let writer = ledger.writers.get(usize::from(id.writer));
         let route = writer.and_then(|sent| sent.route(id.number)).unwrap_or(0);
         if route & reaching(rules, queue) == 0 {
             verdict
                 .unexpected
                 .add(|| format!("{id:?} from {} was not sent there", name()));
+        }
+        if delivery.late {
+            verdict.late += 1;
+            continue;
+        }
+        let seen_before = last.insert((queue, id), delivery.fate).is_some();
+        if seen_before && !delivery.redelivered {
+            verdict
+                .unflagged
+                .add(|| format!("{id:?} from {} at {}", name(), delivery.at));
         }
         // What comes again has lost its place in the order of first deliveries.
         if !delivery.redelivered && !is_dead_letter_queue(rules, queue) {
@@ -117,18 +123,33 @@ fn is_dead_letter_queue(rules: &[Rule], queue: u8) -> bool {
     rules.iter().any(|rule| rule.dead_letters_to == Some(queue))
 }
 
-/// Each confirmed message must have arrived in each queue that it was routed to.
+/// Each confirmed message must have arrived in each queue that it was routed to. Where all of its
+/// consumers have acked it, a message is confirmed without the disk: then a late delivery is one.
 fn arrivals(ledger: &Ledger, rules: &[Rule], last: &Last, verdict: &mut Verdict) {
+    let deliveries = ledger.deliveries.iter();
+    let done = deliveries.filter(|delivery| delivery.late && is_done(delivery, rules));
+    let done: HashSet<_> = done.map(|delivery| (delivery.queue, delivery.id)).collect();
     for (writer, sent) in (0..).zip(&ledger.writers) {
         for (number, (route, confirmed)) in (0..).zip(sent.routes.iter().zip(&sent.confirmed)) {
             let id = Id { writer, number };
             for (queue, rule) in (0..).zip(rules) {
                 let due = *confirmed && route & (1 << queue) != 0;
-                if due && !last.contains_key(&(queue, id)) {
+                let place = (queue, id);
+                if due && !last.contains_key(&place) && !done.contains(&place) {
                     verdict.lost.add(|| format!("{id:?} in {}", rule.name));
                 }
             }
         }
+    }
+}
+
+/// Its consumer wants no more of it, and nothing else follows from that.
+fn is_done(delivery: &Delivery, rules: &[Rule]) -> bool {
+    let dropped = rules[usize::from(delivery.queue)].dead_letters_to.is_none();
+    match delivery.fate {
+        Fate::Acked => true,
+        Fate::Rejected => dropped,
+        Fate::Held | Fate::Requeued => false,
     }
 }
 
@@ -175,7 +196,6 @@ fn settled(ledger: &Ledger, rules: &[Rule], last: &Last, verdict: &mut Verdict) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Delivery;
     use super::*;
 
     const RULES: [Rule; 3] = [
@@ -215,6 +235,7 @@ mod tests {
             id,
             redelivered,
             fate,
+            late: false,
         });
     }
 
@@ -317,6 +338,27 @@ mod tests {
             faults(ledger),
             ["second delivery not flagged", "out of order"]
         );
+    }
+
+    #[test]
+    fn a_late_delivery_is_judged_by_its_route_and_ack() {
+        let mut ledger = all_well();
+        deliver(&mut ledger, 1, 7, false, Fate::Requeued);
+        ledger.deliveries[8].late = true;
+        assert!(faults(ledger).is_empty());
+        let mut ledger = all_well();
+        deliver(&mut ledger, 1, 3, false, Fate::Acked);
+        ledger.deliveries[8].late = true;
+        assert_eq!(faults(ledger), ["unexpected"]);
+        let mut ledger = all_well();
+        ledger.deliveries[5].late = true;
+        assert!(faults(ledger).is_empty());
+        for fate in [Fate::Held, Fate::Requeued, Fate::Rejected] {
+            let mut ledger = all_well();
+            ledger.deliveries[5].late = true;
+            ledger.deliveries[5].fate = fate;
+            assert_eq!(faults(ledger), ["lost"]);
+        }
     }
 
     #[test]

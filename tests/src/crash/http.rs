@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+/// Generous: a call waits for a commit, and a commit for a database that comes back.
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
+
 /// A whole answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -43,7 +46,7 @@ pub fn request(
     body: &[u8],
 ) -> Result<Answer> {
     let mut socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.set_read_timeout(Some(ANSWER_MAX))?;
     let mut head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
          authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\ncontent-length: {}\r\n",

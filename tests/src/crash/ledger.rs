@@ -31,6 +31,9 @@ pub struct Delivery {
     pub id: Id,
     pub redelivered: bool,
     pub fate: Fate,
+    /// From a node that stood still while another took the store over: no promise holds for what
+    /// was in its hands, but that it was sent, and that the new owner delivers what is not acked.
+    pub late: bool,
 }
 
 /// One writer's messages; the position is the number.

@@ -2,14 +2,15 @@
 //!
 //! Keeps: a message is in the log before its first byte is written, a delivery before its ack.
 //! Never: fails the test by itself; a thread ends with its socket and hands back its log.
-//! In: `tests/crash.rs`, a set of threads per cycle.
+//! In: `run`, a set of threads per cycle.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::ledger::{Delivery, Fate, Order, Sent};
 use super::message::{self, Id};
@@ -25,12 +26,33 @@ use crate::wire::value::Value;
 #[derive(Debug, Default)]
 pub struct Shared {
     pub stop: AtomicBool,
-    pub order: Order,
+    /// Nobody waits for anything any more: the server does not answer.
+    pub abandon: AtomicBool,
+    pub order: Arc<Order>,
     /// Copies sent so far; with the arrivals it tells the backlog.
-    pub sent: AtomicU64,
+    pub sent: Arc<AtomicU64>,
 }
 
 impl Shared {
+    /// For another set of threads at the same time, that stops by itself.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            order: self.order.clone(),
+            sent: self.sent.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// # Errors
+    /// The load was given up.
+    fn look(&self) -> Result<()> {
+        if self.abandon.load(Ordering::Relaxed) {
+            bail!("given up");
+        }
+        Ok(())
+    }
+
     fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -47,13 +69,17 @@ impl Shared {
 pub struct Wrote {
     pub nacked: u64,
     pub returned: u64,
+    pub end: End,
 }
+
+/// Why a thread ended: nothing when it was told to.
+pub type End = Option<String>;
 
 /// Publishes until the server is gone or it is told to stop and all is confirmed.
 pub fn write(address: SocketAddr, writer: u16, log: &mut Sent, shared: &Shared) -> Wrote {
     let mut wrote = Wrote::default();
-    // The socket's end is the expected end.
-    let _ = try_to_write(address, writer, log, shared, &mut wrote);
+    let ended = try_to_write(address, writer, log, shared, &mut wrote);
+    wrote.end = ended.err().map(|fault| fault.to_string());
     wrote
 }
 
@@ -69,8 +95,10 @@ fn try_to_write(
     let mut outstanding: BTreeMap<u64, u64> = BTreeMap::new();
     let mut tag = 0;
     loop {
+        shared.look()?;
         let room = outstanding.len() < WINDOW && shared.backlog() < BACKLOG_MAX;
-        if room && !shared.stops() {
+        let room = room && !shared.stops();
+        if room {
             tag += 1;
             outstanding.insert(tag, publish(&mut peer, writer, log, shared)?);
             if !outstanding.len().is_multiple_of(8) {
@@ -178,13 +206,15 @@ pub struct Consumer {
 pub struct Consumed {
     pub deliveries: Vec<Delivery>,
     pub damaged: Vec<String>,
+    pub end: End,
 }
 
 impl Consumer {
     /// Consumes until the server is gone, or it is told to stop and holds nothing.
     pub fn run(self, shared: &Shared) -> Consumed {
         let mut consumed = Consumed::default();
-        let _ = self.try_to_run(shared, &mut consumed);
+        let ended = self.try_to_run(shared, &mut consumed);
+        consumed.end = ended.err().map(|fault| fault.to_string());
         consumed
     }
 
@@ -200,6 +230,7 @@ impl Consumer {
         let mut held: Vec<(i64, usize)> = Vec::new();
         let mut enough = 1;
         loop {
+            shared.look()?;
             let received = peer.next(Duration::from_millis(5))?;
             let idle = received.is_none();
             if let Some(received) = received {
@@ -239,6 +270,7 @@ impl Consumer {
             id,
             redelivered: received.method.int("redelivered") == 1,
             fate: Fate::Held,
+            late: false,
         });
         Ok(Some((tag, consumed.deliveries.len() - 1)))
     }

@@ -1,8 +1,8 @@
-//! The crash test: load, `kill -9`, start, and a checker that knows what was promised.
+//! Load, a fault, and a checker that knows what was promised.
 //!
 //! Keeps: the log of what was sent, confirmed and received in the test process, which never dies.
 //! Never: asks the server what it did; only what came over the wire counts.
-//! In: `tests/crash.rs` runs the cycles.
+//! In: `tests/crash.rs` and `tests/torture.rs` run the cycles.
 //!
 //! | checked | by |
 //! |---|---|
@@ -19,6 +19,7 @@ pub mod load;
 pub mod message;
 pub mod peer;
 pub mod random;
+pub mod run;
 pub mod ticks;
 pub mod topology;
 

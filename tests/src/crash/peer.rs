@@ -5,11 +5,11 @@
 //! In: `load`, `calls`, `ticks`, `topology`.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 use crate::wire::assembly::{Assembler, Received, Whole};
 use crate::wire::content::Content;
@@ -77,10 +77,23 @@ impl Peer {
     /// The socket is gone.
     pub fn flush(&mut self) -> Result<()> {
         if !self.output.is_empty() {
-            self.stream.write_all(&self.output)?;
+            if let Err(fault) = self.stream.write_all(&self.output) {
+                return Err(self.last_words(fault));
+            }
             self.output.clear();
         }
         Ok(())
+    }
+
+    /// What the server said before it hung up, where nothing can be written any more.
+    fn last_words(&mut self, fault: io::Error) -> Error {
+        loop {
+            match self.read(LAST_WORDS_MAX) {
+                Ok(Some(_)) => {}
+                Err(said) if said.to_string().contains(".close ") => return said,
+                _ => return fault.into(),
+            }
+        }
     }
 
     /// Sends a method and waits for its answer; what else comes is kept for [`Peer::next`].
@@ -165,7 +178,8 @@ impl Peer {
             if let Some(Whole::Method(received)) = whole {
                 let name = received.method.spec.name;
                 if name.ends_with(".close") {
-                    bail!("{name}: {}", received.method.text("reply-text"));
+                    let code = received.method.int("reply-code");
+                    bail!("{name} {code}: {}", received.method.text("reply-text"));
                 }
                 return Ok(Some(received));
             }
@@ -180,6 +194,7 @@ fn is_timeout(kind: ErrorKind) -> bool {
     )
 }
 
+const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
 const FRAME_MAX: usize = 131_072;
 
 /// No answer takes longer than this while the server lives.

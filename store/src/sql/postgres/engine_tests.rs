@@ -72,6 +72,27 @@ async fn an_older_owner_is_refused_and_told() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_commit_that_is_refused_is_told() {
+    let database = Database::new().await;
+    let first = Arc::new(database.open(Options::default()).await);
+    let store = crate::Store::open(first, crate::Options::default());
+    let store = store.await.unwrap();
+    database.free().await;
+    let second = database.open(Options::default()).await;
+    let waits = store.declare_work_queue("/", "late");
+    let told = tokio::time::timeout(Duration::from_secs(30), waits).await;
+    let told = told.expect("the wait ends");
+    assert!(matches!(told, Err(crate::Error::Stopped)), "{told:?}");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), store.stop()).await;
+    stopped.expect("the store stops");
+    // As a request that came before the node stood by.
+    let waits = store.declare_work_queue("/", "later");
+    let told = tokio::time::timeout(Duration::from_secs(30), waits).await;
+    assert!(matches!(told, Ok(Err(crate::Error::Stopped))), "{told:?}");
+    second.close().await;
+}
+
+#[tokio::test]
 async fn a_standby_takes_over_when_the_lease_ends_or_is_given_back() {
     let database = Database::new().await;
     let options = Options {
