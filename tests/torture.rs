@@ -292,7 +292,8 @@ impl Pair {
         let back = self.nodes.iter().map(|node| node.figure(WENT_BACK));
         let back: u64 = back.sum::<Result<u64>>()?;
         let head = format!("torture: {}", self.seen.counts(faults));
-        self.run.judge(&head, &self.seen.told())?;
+        let judged = self.run.judge(&head, &self.seen.told());
+        judged.with_context(|| self.last_words(owner))?;
         ensure!(
             !faults.contains(&Fault::Pause) || self.seen.fenced > 0,
             "no commit of an old owner was refused"
@@ -302,6 +303,19 @@ impl Pair {
             node.stop()?;
         }
         Ok(())
+    }
+}
+
+impl Pair {
+    /// For a failure: what the nodes said, and what the store says of itself.
+    fn last_words(&self, owner: usize) -> String {
+        let verified = self.nodes[owner].command(&["store", "verify"]);
+        let verified = verified.map(|output| {
+            let [out, error] = [output.stdout, output.stderr];
+            [out, error].map(|text| String::from_utf8_lossy(&text).into_owned())
+        });
+        let said = self.nodes.each_ref().map(Leveret::last_output);
+        format!("{}\n{verified:?}", said.join("\n---\n"))
     }
 }
 

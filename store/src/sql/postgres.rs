@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::owner::Taken;
-use self::session::{Role, Session};
+use self::session::{Fault, Role, Session};
 use self::slots::Slots;
 use self::writer::{Due, Request, Writer};
 use super::doomed::{Doomed, prune};
@@ -252,6 +252,13 @@ impl Postgres {
         Ok(ReaderSession { place })
     }
 
+    async fn try_to_read(&self, id: SegmentId, slot: usize) -> Result<Option<SegmentBody>, Fault> {
+        let mut reader = self.reader().await.map_err(|error| Fault::Lost(error.0))?;
+        let session = reader.session().map_err(|error| Fault::Lost(error.0))?;
+        let found = reader::read_segment(session, id, slot).await;
+        found.map_err(|error| session::judge(&error))
+    }
+
     /// Sends a request to the writer and waits for its answer.
     async fn ask<T>(
         &self,
@@ -411,11 +418,20 @@ impl Backend for Postgres {
         id: SegmentId,
     ) -> Pending<'_, Result<Option<SegmentBody>, BackendError>> {
         Box::pin(async move {
-            let Some(place) = self.shared.slots().place(id) else {
-                return Ok(None);
-            };
-            let mut reader = self.reader().await?;
-            Ok(reader::read_segment(reader.session()?, id, place.slot).await?)
+            loop {
+                let Some(place) = self.shared.slots().place(id) else {
+                    return Ok(None);
+                };
+                match self.try_to_read(id, place.slot).await {
+                    Ok(found) => return Ok(found),
+                    // What cannot be read is set aside, and a server that is away comes back: the
+                    // answer waits for it as long as this node owns the store.
+                    Err(Fault::Lost(_)) if !self.looks && self.shared.why_lost().is_none() => {
+                        tokio::time::sleep(READ_AGAIN).await;
+                    }
+                    Err(fault) => return Err(reader::failed(fault)),
+                }
+            }
         })
     }
 
@@ -569,6 +585,8 @@ fn closed() -> BackendError {
 }
 
 const READERS: usize = 2;
+/// Between two tries to read from a server that is away.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 const WRITER_INBOX: usize = 16;
 /// At the start nobody knows how many small rows of keys there are.
 const LOOK_AT_KEYS: u64 = 1024;

@@ -291,6 +291,36 @@ async fn ids_again(engine: &Postgres) -> BTreeSet<u64> {
     panic!("the store cannot be read");
 }
 
+/// A queue sets aside what cannot be read, so that a server that is away must not look like that.
+#[tokio::test]
+async fn a_segment_is_read_when_the_server_is_back() {
+    let database = Database::new().await;
+    let options = Options {
+        lease: Duration::from_secs(60),
+        ..small()
+    };
+    let engine = Arc::new(database.open(options).await);
+    commit(&engine, put_queues([1])).await.unwrap();
+    commit(&engine, segments([1])).await.unwrap();
+    let client = database.client().await;
+    let doors = async |open: bool| {
+        let set = "update pg_database set datallowconn = $1 where datname = current_database()";
+        client.execute(set, &[&open]).await.unwrap();
+    };
+    doors(false).await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+         where datname = current_database() and pid <> pg_backend_pid()";
+    client.execute(end, &[]).await.unwrap();
+    let reader = engine.clone();
+    let reading = tokio::spawn(async move { reader.read_segment(SegmentId(1)).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!reading.is_finished(), "it gave up");
+    doors(true).await;
+    let found = tokio::time::timeout(Duration::from_secs(30), reading).await;
+    assert!(found.unwrap().unwrap().unwrap().is_some());
+    engine.close().await;
+}
+
 /// With a snapshot that pins everything: what is settled leaves no trace for long.
 #[tokio::test]
 async fn a_long_transaction_beside_it_makes_no_table_grow() {
