@@ -290,8 +290,8 @@ fn of_rules() -> Vec<Workload> {
 pub(crate) const RETRY_DELAY_MS: i64 = 1_000;
 
 /// Unconfirmed messages where each confirm waits for the disk whatever the consumer does: so many
-/// that the disk's latency does not decide.
-const WINDOW_OF_DISK: usize = 20_000;
+/// that the disk's latency, 10 ms with three commits, does not decide below five million a second.
+const WINDOW_OF_DISK: usize = 50_000;
 
 /// Keys of the workloads of rules.
 const KEYS: u64 = 100_000;
