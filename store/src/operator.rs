@@ -524,8 +524,8 @@ impl Shard {
 pub(crate) mod tests;
 
 /// Messages a second, at least and at most.
-const RATE_MIN: f64 = 0.001;
-const RATE_MAX: f64 = 1e6;
+pub const RATE_MIN: f64 = 0.001;
+pub const RATE_MAX: f64 = 1e6;
 
 /// How many waiting rows to read at a time, so that they are a quarter of a page.
 struct Rows(usize);

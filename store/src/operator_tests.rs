@@ -311,6 +311,12 @@ async fn redrive_into_a_full_queue(overflow: &str) {
     while world.store.redrive_of(&row.id).expect("known").moved < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    world.store.on_disk().await.expect("on disk");
+    {
+        let mut shard = world.store.lock();
+        assert_eq!(shard.redrive_step(&row.id, 9), Step::Full);
+        assert!(shard.pending.redrives.is_empty(), "it waits without a word");
+    }
     let deleted = world.store.lock().delete_queue(0, "/", "to", false, false);
     assert_eq!(deleted.expect("deleted"), 5);
     let row = world.ended(&row.id).await;

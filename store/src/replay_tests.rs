@@ -4,9 +4,10 @@
 use amqp::field::Value;
 
 use super::*;
-use crate::operator::Redrive;
 use crate::operator::tests::{World, ids, read, world};
+use crate::operator::{Redrive, Which};
 use crate::shard::Got;
+use crate::shard::sweep::Step;
 use crate::sql::memory::Memory;
 
 const HOUR: [(&str, Value); 1] = [("x-retain", Value::I32(3_600_000))];
@@ -38,6 +39,87 @@ impl World {
         });
         let id = begun.await.expect("begun").id;
         self.ended(&id).await
+    }
+
+    /// Waits until so many were moved, and not one more.
+    async fn moved(&self, id: &str, count: u64) {
+        let moved = || self.store.redrive_of(id).expect("known").moved;
+        while moved() < count {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(moved(), count);
+        self.store.on_disk().await.expect("on disk");
+    }
+
+    /// Another look at a target without room leaves nothing to write.
+    async fn waits_without_a_word(&self, id: &str) {
+        let look = |read: Option<&Segment>| {
+            let mut shard = self.store.lock();
+            let step = shard.replay_step(id, 100, read);
+            assert!(shard.pending.redrives.is_empty(), "{step:?}");
+            (step, shard.queue(0, "/", "q").expect("a queue"))
+        };
+        let (Step::Read(entry), source) = look(None) else {
+            panic!("it has more to read");
+        };
+        let read = self.store.0.read_retained(source, &entry).await;
+        let segment = read.expect("read").expect("it is kept");
+        assert_eq!(look(Some(&segment)).0, Step::Full);
+    }
+
+    /// A message that waits for a moment in a row of its own.
+    async fn publish_later(&self, queue: &str, id: u32) {
+        use amqp::content::{Address, Block};
+        let mut headers = amqp::field::Table::default();
+        headers.insert("x-delay", Value::I32(1));
+        let properties = amqp::properties::Properties {
+            message_id: Some(id.to_string().into_bytes()),
+            delivery_mode: Some(2),
+            headers: Some(headers),
+            ..Default::default()
+        };
+        let mut block = Block::default();
+        let address = Address::new(b"", queue.as_bytes());
+        block.push(&address, &properties.encode(), &[7; 100]);
+        let (vhost, block) = ("/".into(), std::sync::Arc::new(block));
+        let published = self
+            .store
+            .lock()
+            .publish(&crate::Run::alone(&vhost, &block));
+        published.expect("published");
+        self.store.on_disk().await.expect("on disk");
+    }
+
+    /// The tag of the next delivery.
+    async fn got(&self, queue: &str) -> u64 {
+        loop {
+            let got = {
+                let mut shard = self.store.lock();
+                let id = shard.queue(0, "/", queue).expect("a queue");
+                shard.get(id, self.key, false)
+            };
+            match got {
+                Got::Message { tag, .. } => return tag,
+                _ => self.store.on_disk().await.expect("on disk"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The first message of a queue, for good.
+    async fn take_first(&self, queue: &str) -> u32 {
+        loop {
+            let got = {
+                let mut shard = self.store.lock();
+                let id = shard.queue(0, "/", queue).expect("a queue");
+                shard.get(id, self.key, true)
+            };
+            match got {
+                Got::Message { piece, .. } => return read(&piece).0,
+                _ => self.store.on_disk().await.expect("on disk"),
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -219,6 +301,62 @@ async fn a_crash_in_a_replay_loses_and_doubles_nothing() {
         .map(|(id, _)| *id)
         .collect();
     assert_eq!(got, ids(0..60));
+}
+
+#[tokio::test]
+async fn a_replay_waits_for_room() {
+    let limits = [("x-max-length", 5), ("x-max-length-bytes", 500)];
+    for overflow in ["block", "reject-publish", "reject-publish-dlx"] {
+        for limit in limits {
+            replay_into_a_bounded_queue(overflow, limit).await;
+        }
+    }
+}
+
+/// Twelve messages of 100 bytes into room for five: to another queue through a crash, and back to
+/// the queue that keeps them.
+async fn replay_into_a_bounded_queue(overflow: &str, (limit, room): (&str, i32)) {
+    let bounded = [
+        (limit, Value::I32(room)),
+        ("x-overflow", Value::text(overflow)),
+    ];
+    let kept: Vec<_> = bounded.iter().chain(&HOUR).cloned().collect();
+    let mut world = world(Memory::new()).await;
+    world.declare("q", &kept);
+    world.declare("to", &bounded);
+    for first in [0, 4, 8] {
+        world.publish("q", first..first + 4).await;
+        world.drain("q").await;
+    }
+    for target in ["to", "q"] {
+        let order = Redrive {
+            kind: RedriveKind::Retained,
+            vhost: "/".into(),
+            target: Some(target.into()),
+            until: Some(12),
+            ..from("q")
+        };
+        let id = world.store.redrive(order).await.expect("begun").id;
+        world.moved(&id, 5).await;
+        world = world.after_a_crash().await;
+        let found = world.peek(target, &Filter::default()).await;
+        assert_eq!(
+            found,
+            ids(0..5),
+            "{overflow} {limit}: no more than it holds"
+        );
+        world.waits_without_a_word(&id).await;
+        // Whoever makes room lets the next ones in, one by one, and no more.
+        for gone in 0..7 {
+            assert_eq!(world.take_first(target).await, gone);
+            world.moved(&id, 6 + u64::from(gone)).await;
+            let found = world.peek(target, &Filter::default()).await;
+            assert_eq!(found, ids(gone + 1..gone + 6), "{overflow} {limit}");
+        }
+        let row = world.ended(&id).await;
+        assert_eq!((row.state, row.moved), (RedriveState::Done, 12));
+        world.drain(target).await;
+    }
 }
 
 #[tokio::test]
@@ -410,11 +548,62 @@ async fn what_cannot_be_kept_is_refused() {
             false,
             "x-retain",
             Value::text("1d"),
-            "\"expected integer, got longstr\"",
+            "'1d' (longstr) is not within 1000 to 31536000000",
         ),
     ] {
         let text = declare(durable, exclusive, key, value);
         let expected = format!("invalid arg '{key}' for queue 'x' in vhost '/': {reason}");
         assert!(text.ends_with(&expected), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_message_in_its_row_that_failed_comes_again_and_is_kept_once() {
+    let world = world(Memory::new()).await;
+    let work = [
+        ("x-retain", Value::I32(3_600_000)),
+        ("x-retry-delay", Value::I32(1)),
+    ];
+    world.declare("q", &work);
+    world.publish_later("q", 7).await;
+    world.kill("q", 1).await;
+    let none = Filter::default();
+    assert_eq!(world.retained("q", &none).await, ids(0..0));
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, ids(0..0));
+    assert_eq!(world.take_first("q").await, 7);
+    assert_eq!(world.retained("q", &none).await, [7]);
+    let world = world.after_a_crash().await;
+    assert_eq!(world.retained("q", &none).await, [7]);
+    assert_eq!(world.drain("q").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_message_in_its_row_that_came_back_and_died_stays_dead() {
+    let world = world(Memory::new()).await;
+    let work = [
+        ("x-retain", Value::I32(3_600_000)),
+        ("x-retry-limit", Value::I32(1)),
+    ];
+    world.declare("q", &work);
+    world.publish_later("q", 7).await;
+    let first = world.got("q").await;
+    {
+        // Back and dead within one commit, which has a row to put and a row to keep.
+        let mut shard = world.store.lock();
+        assert!(shard.nack(world.key, first, false, true));
+        let id = shard.queue(0, "/", "q").expect("a queue");
+        let Got::Message { tag, .. } = shard.get(id, world.key, false) else {
+            panic!("it is in memory");
+        };
+        assert!(shard.nack(world.key, tag, false, true));
+    }
+    world.store.on_disk().await.expect("on disk");
+    let world = world.after_a_crash().await;
+    let none = Filter::default();
+    let waiting = world.store.peek(("/", "q"), Which::Waiting, &none, 0, 9);
+    assert_eq!(waiting.await.expect("a page").messages.len(), 0, "it died");
+    assert_eq!(world.drain("q").await.len(), 0, "it died");
+    assert_eq!(world.drain("q.dlq").await.len(), 1);
+    assert_eq!(world.retained("q", &none).await, [7]);
 }

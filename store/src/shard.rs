@@ -18,7 +18,9 @@ use crate::access::directory::Directory;
 use crate::alarms::{Alarms, Cause, Watched};
 use crate::clock;
 use crate::error::{Error, Noun, Result};
-use crate::log::batch::{Batch, HeadRow, JobChange, KeptRow, RetainedRow, SettledRow, WaitingRow};
+use crate::log::batch::{
+    Batch, HeadRow, JobChange, KeptRow, RetainedRow, SegmentRow, SettledRow, WaitingRow,
+};
 use crate::log::segment;
 use crate::model::*;
 use crate::planted::{Planted, planted};

@@ -29,7 +29,7 @@ PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 QUEUES = ["fib", "orders", "tasks", "events", "mails", "pictures", "reports", "shop", "bookings", "invoices",
           "invoices.dlq", "payments", "payments.dlq", "reminders", "charges", "parcels",
           "parcels.dlq", "renders", "renders.dlq", "sales", "letters", "tickets", "tickets.vip", "thumbnails",
-           "transfers"]
+          "transfers", "notices", "uploads", "uploads.dlq"]
 PATIENCE = 30.0
 BUILD = 600.0
 
@@ -424,6 +424,41 @@ def node_priorities():
     priorities("node", "node", "priorities.js")
 
 
+def priority_ageing(language, *command):
+    """What has waited for long enough is passed by nothing that comes later."""
+    with Program(language, *command) as program:
+        sent = [program.expect("^sent: (.*)$")[1] for _ in range(4)]
+        program.ends()
+    assert sent == ["early alarm", "newsletter", "late alarm", "late invoice"], sent
+
+
+def python_priority_ageing():
+    priority_ageing("python", PYTHON, "priority_ageing.py")
+
+
+def node_priority_ageing():
+    priority_ageing("node", "node", "priority_ageing.js")
+
+
+def poison_pills(language, *command):
+    """Five workers die of one message, which is put aside; the sixth does the others."""
+    with Program(language, *command) as program:
+        for number in (1, 2):
+            program.expect(f"^done: photo {number}$")
+        program.expect("^workers killed: 5$")
+        program.expect("^put aside: bomb after 5 times consumer-lost$")
+        program.ends()
+        assert not any("done: bomb" in line for line in program.seen), program.seen
+
+
+def python_poison_pills():
+    poison_pills("python", PYTHON, "poison_pills.py")
+
+
+def node_poison_pills():
+    poison_pills("node", "node", "poison_pills.js")
+
+
 def operate(language, *command):
     """A paused queue is read by pages, cleaned up and moved from, and goes on."""
     with Program(language, *command) as program:
@@ -456,7 +491,7 @@ def checks(language):
             if os.environ.get("LEVERET"):
                 yield from (schedule, python_order_by_key, python_redrive, python_retries, python_delays, python_idempotency)
                 yield from (python_leases, python_http_worker, python_replay, python_operate, python_backpressure)
-                yield from (python_signals,)
+                yield from (python_signals, python_priority_ageing, python_poison_pills)
             else:
                 print("what RabbitMQ cannot do is left out, for LEVERET is not set")
         case "node":
@@ -465,7 +500,7 @@ def checks(language):
             if os.environ.get("LEVERET"):
                 yield from (node_order_by_key, node_redrive, node_retries, node_delays, node_idempotency)
                 yield from (node_leases, node_http_worker, node_replay, node_operate, node_backpressure)
-                yield from (node_signals,)
+                yield from (node_signals, node_priority_ageing, node_poison_pills)
         case "go":
             build("go", "go", "build", "./...")
             yield go_events

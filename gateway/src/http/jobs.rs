@@ -198,7 +198,9 @@ pub(super) async fn list(
         None => None,
         Some(text) => {
             let known = JobState::parse(&text);
-            Some(known.ok_or_else(|| invalid(format!("state: {text} is not a state")))?)
+            let states = JobState::ALL.map(JobState::as_str).join(", ");
+            let refused = || invalid(format!("state: '{text}' is not one of {states}"));
+            Some(known.ok_or_else(refused)?)
         }
     };
     let cursor = wanted.cursor.as_deref();

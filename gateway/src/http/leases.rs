@@ -30,9 +30,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::jobs::instant;
 use super::login::Login;
+use super::number;
 use super::problem::{Document, Kind, Problem, Refused};
 use super::queues::{Given, Named, Place, asked, given};
-use super::receive::within;
 
 /// Of a reason and of its detail, bytes; the store keeps less of both together.
 const WORDS_MAX: usize = 4096;
@@ -237,6 +237,7 @@ pub(super) async fn release(held: Held) -> Result<StatusCode, Problem> {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Extension {
     /// From now on, ms, 1 to 43200000; a whole lease when not given.
+    #[serde(deserialize_with = "number::maybe::<_, _, 1, LEASE_MAX_MS>")]
     ms: Option<u64>,
 }
 
@@ -260,9 +261,6 @@ pub(super) struct Extended {
 )]
 pub(super) async fn extend(held: Held, body: Given<Extension>) -> Result<Json<Extended>, Problem> {
     let ms = asked(body)?.ms;
-    if let Some(ms) = ms {
-        within("ms", ms, (1, LEASE_MAX_MS))?;
-    }
     let until = held
         .app
         .store

@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::calls::{micros, read_body, short_text};
 use super::login::Login;
+use super::number;
 use super::preference;
 use super::problem::{Document, Kind, Problem};
 use super::queues::{Place, given};
@@ -68,7 +69,9 @@ pub(super) struct Given {
     content_type: Option<String>,
     content_encoding: Option<String>,
     /// 1 for a message that a restart may forget.
+    #[serde(default, deserialize_with = "number::maybe::<_, _, 1, 2>")]
     delivery_mode: Option<u8>,
+    #[serde(default, deserialize_with = "number::maybe::<_, _, 0, 255>")]
     priority: Option<u8>,
     correlation_id: Option<String>,
     reply_to: Option<String>,
@@ -76,6 +79,7 @@ pub(super) struct Given {
     expiration: Option<String>,
     message_id: Option<String>,
     /// Seconds since 1970.
+    #[serde(default, deserialize_with = "number::maybe::<_, _, 0, { u64::MAX }>")]
     timestamp: Option<u64>,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -177,8 +181,8 @@ fn one(message: Message, user: &str, at: &str) -> Result<Content, Problem> {
 }
 
 fn batch(body: &[u8], user: &str) -> Result<Vec<Content>, Problem> {
-    let parsed: Result<Batch, _> = serde_json::from_slice(body);
-    let given = parsed.map_err(|error| invalid(format!("the batch: {error}")))?;
+    let axum::Json(given) =
+        axum::Json::<Batch>::from_bytes(body).map_err(|error| number::refused(&error))?;
     let count = given.messages.len();
     if !(1..=BATCH_MAX).contains(&count) {
         let detail = format!("messages: {count} are not within 1 to {BATCH_MAX}");
@@ -193,17 +197,18 @@ fn batch(body: &[u8], user: &str) -> Result<Vec<Content>, Problem> {
 /// A single message's properties, from the request's headers.
 fn from_headers(headers: &HeaderMap, user: &str) -> Result<Properties, Problem> {
     let text = |name: &'static str| short_text(headers, header::HeaderName::from_static(name));
-    let number = |name: &'static str| -> Result<Option<u64>, Problem> {
+    let number = |name: &'static str, allowed: &str| -> Result<Option<u64>, Problem> {
         let Some(text) = text(name)? else {
             return Ok(None);
         };
-        let number = text.trim().parse();
-        let number = number.map_err(|_| invalid(format!("{name}: '{text}' is no whole number")))?;
-        Ok(Some(number))
+        let refused = |_| invalid(format!("{name}: '{text}' {allowed}"));
+        text.trim().parse().map(Some).map_err(refused)
     };
     let small = |name: &'static str| -> Result<Option<u8>, Problem> {
-        let number = number(name)?.map(u8::try_from).transpose();
-        number.map_err(|_| invalid(format!("{name}: not within 0 to 255")))
+        let allowed = "is not within 0 to 255";
+        let refused = |number| invalid(format!("{name}: {number} {allowed}"));
+        let small = |number: u64| u8::try_from(number).map_err(|_| refused(number));
+        number(name, allowed)?.map(small).transpose()
     };
     let mut table = Table::default();
     for (name, value) in headers {
@@ -233,7 +238,7 @@ fn from_headers(headers: &HeaderMap, user: &str) -> Result<Properties, Problem> 
         reply_to: text("reply-to")?,
         expiration: text("message-expiration")?,
         message_id: text("message-id")?,
-        timestamp: number("message-timestamp")?,
+        timestamp: number("message-timestamp", "is no whole number from 0 on")?,
         kind: text("message-type")?,
         user_id: None,
         app_id: text("app-id")?,

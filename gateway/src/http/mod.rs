@@ -32,6 +32,7 @@ mod leases;
 mod login;
 mod message;
 mod messages;
+mod number;
 mod page;
 mod preference;
 mod problem;

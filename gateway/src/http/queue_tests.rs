@@ -101,6 +101,11 @@ async fn messages_are_shown_and_stay() {
             "since: 'today' is no instant such as 2026-01-31T08:00:00Z",
         ),
         ("header=x", "header: 'x' is not of the form name:value"),
+        (
+            "body_bytes=-1",
+            "body_bytes: '-1' is no whole number from 0 on",
+        ),
+        ("from=first", "from: 'first' is no whole number from 0 on"),
     ] {
         let response = send(&app, "GET", &format!("/v1/queues/q/messages?{query}"), &[]).await;
         assert_eq!(response.status(), 400);
@@ -173,7 +178,17 @@ async fn what_cannot_be_moved_is_refused_and_nothing_changed() {
         (
             json!({"to": "to", "rate": -1}),
             400,
-            "rate -1 is not within 0.001 to 1000000 a second",
+            "rate: -1 is not within 0.001 to 1000000 a second",
+        ),
+        (
+            json!({"to": "to", "rate": 2e6, "dry_run": true}),
+            400,
+            "rate: 2000000.0 is not within 0.001 to 1000000 a second",
+        ),
+        (
+            json!({"to": "to", "rate": "fast"}),
+            400,
+            "rate: \"fast\" is not within 0.001 to 1000000 a second",
         ),
         (
             json!({"to": "to", "filter": {"reason": "bored"}}),
@@ -233,6 +248,12 @@ async fn what_was_acked_is_shown_counted_and_replayed() {
             json!({"to": "none"}),
             404,
             "to: no queue 'none' in vhost '/'",
+        ),
+        (
+            path,
+            json!({"from_seq": -5}),
+            400,
+            "from_seq: -5 is no whole number from 0 on",
         ),
         (
             path,

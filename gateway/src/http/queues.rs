@@ -27,6 +27,7 @@ use super::App;
 use super::jobs::instant;
 use super::login::Login;
 use super::message::Content;
+use super::number;
 use super::page::{self, List};
 use super::problem::{Kind, Problem, Refused};
 use crate::access::authorize;
@@ -121,11 +122,13 @@ pub(super) struct Wanted {
     /// `next_cursor` of the page before.
     cursor: Option<String>,
     /// An older spelling of `cursor`: `next` of the page before.
+    #[serde(default, deserialize_with = "number::asked::<_, _, 0, { u64::MAX }>")]
     from: Option<u64>,
     /// 1 to 1000; 100 when not given. A page ends at 16 MiB of messages, too.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: Option<String>,
     /// Of each body, bytes; 65536 when not given, and at most.
+    #[serde(default, deserialize_with = "number::asked::<_, _, 0, { u64::MAX }>")]
     body_bytes: Option<usize>,
     /// A message id.
     id: Option<String>,
@@ -291,12 +294,12 @@ impl Named {
 pub(super) type Given<T> = Result<Option<Json<T>>, JsonRejection>;
 
 pub(super) fn given<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(Kind::Validation, error.body_text()))?;
+    let Query(query) = query.map_err(|error| number::refused_query(&error))?;
     Ok(query)
 }
 
 pub(super) fn asked<T: Default>(body: Given<T>) -> Result<T, Problem> {
-    let body = body.map_err(|error| Problem::new(Kind::Validation, error.body_text()))?;
+    let body = body.map_err(|error| number::refused(&error))?;
     Ok(body.map(|Json(body)| body).unwrap_or_default())
 }
 

@@ -16,24 +16,29 @@ use utoipa::ToSchema;
 use super::App;
 use super::jobs::instant;
 use super::message::Content;
+use super::number;
 use super::preference::WAIT_MAX;
-use super::problem::{Document, Kind, Problem, Refused};
+use super::problem::{Document, Problem, Refused};
 use super::queues::{About, Given, Place, asked};
 
 /// Messages received at a time: beyond, a request's own cost is small against theirs. A batch ends
 /// at a megabyte, too.
-const RECEIVE_MAX: u32 = 100;
+const RECEIVE_MAX: u64 = 100;
+const WAIT_MAX_MS: u64 = WAIT_MAX.as_secs() * 1_000;
 
 /// What to receive.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Receive {
     /// Messages, at most; 1 to 100.
+    #[serde(deserialize_with = "number::whole::<_, _, 1, RECEIVE_MAX>")]
     max: u32,
     /// How long to wait for the first, ms; 0 to 60000.
+    #[serde(deserialize_with = "number::whole::<_, _, 0, WAIT_MAX_MS>")]
     wait_ms: u64,
     /// Until when each must be settled, ms from its delivery; 1 to 43200000. When not given: what
     /// the queue says, and 30000 where it says nothing.
+    #[serde(deserialize_with = "number::maybe::<_, _, 1, LEASE_MAX_MS>")]
     lease_ms: Option<u64>,
 }
 
@@ -81,15 +86,6 @@ impl ReceivedMessage {
     }
 }
 
-/// A number of ms within a range, as its name says.
-pub(super) fn within(name: &str, ms: u64, (low, high): (u64, u64)) -> Result<u64, Problem> {
-    if (low..=high).contains(&ms) {
-        return Ok(ms);
-    }
-    let detail = format!("{name}: {ms} is not within {low} to {high}");
-    Err(Problem::new(Kind::Validation, detail))
-}
-
 /// Receives messages, each on lease until it is settled. Waits for the first as long as asked.
 #[utoipa::path(
     post,
@@ -110,12 +106,7 @@ pub(super) async fn receive(
     let named = about.named(Right::Read)?;
     let app = &named.app;
     let wish = asked(body)?;
-    within("max", wish.max.into(), (1, RECEIVE_MAX.into()))?;
-    let longest = u64::try_from(WAIT_MAX.as_millis()).unwrap_or(u64::MAX);
-    let wait = Duration::from_millis(within("wait_ms", wish.wait_ms, (0, longest))?);
-    if let Some(ms) = wish.lease_ms {
-        within("lease_ms", ms, (1, LEASE_MAX_MS))?;
-    }
+    let wait = Duration::from_millis(wish.wait_ms);
     let receiving = app
         .store
         .receive(named.both(), (wish.max, wish.lease_ms), wait);

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::jobs::instant;
 use super::login::Login;
+use super::number;
 use super::page::{self, List};
 use super::problem::{Document, Kind, Problem, Refused};
 use super::queues::{About, Given, Meant, Named, Place, asked, given};
@@ -31,6 +32,7 @@ pub(super) struct Move {
     /// A queue; when not given, each message goes to the queue in which it died.
     to: Option<String>,
     /// Messages a second; as fast as they go when not given.
+    #[serde(deserialize_with = "number::rate")]
     rate: Option<f64>,
     /// Count, and move nothing.
     dry_run: bool,

@@ -13,6 +13,7 @@ use store::model::RedriveKind;
 use store::operator::Redrive;
 use utoipa::ToSchema;
 
+use super::number;
 use super::problem::{Document, Kind, Problem, Refused};
 use super::queues::{About, Given, Meant, MessagePage, Place, Wanted, asked};
 use super::redrives::{Counted, RedriveView, accepted, sound};
@@ -23,12 +24,15 @@ use super::redrives::{Counted, RedriveView, accepted, sound};
 pub(super) struct Replay {
     filter: Meant,
     /// The first place in the queue that is meant; from the oldest on when not given.
+    #[serde(deserialize_with = "number::maybe::<_, _, 0, { u64::MAX }>")]
     from_seq: Option<u64>,
     /// The last place that is meant; what is settled already when not given.
+    #[serde(deserialize_with = "number::maybe::<_, _, 0, { u64::MAX }>")]
     to_seq: Option<u64>,
     /// A queue; the same one when not given.
     to: Option<String>,
     /// Messages a second; as fast as they go when not given.
+    #[serde(deserialize_with = "number::rate")]
     rate: Option<f64>,
     /// Count, and publish nothing.
     dry_run: bool,

@@ -21,7 +21,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::jobs::instant;
 use super::login::Login;
-use super::problem::{Kind, Problem, Refused};
+use super::number;
+use super::problem::{Problem, Refused};
 use super::queues::{Named, given};
 
 const KEYS_DEFAULT: usize = 10;
@@ -34,6 +35,10 @@ pub(super) struct Wanted {
     /// `/` when not given.
     vhost: Option<String>,
     /// How many keys to show, those with the oldest heads: 1 to 100; 10 when not given.
+    #[serde(
+        default,
+        deserialize_with = "number::asked::<_, _, 1, { KEYS_MAX as u64 }>"
+    )]
     keys: Option<usize>,
 }
 
@@ -160,10 +165,6 @@ pub(super) async fn read(
     let wanted = given(wanted)?;
     let named = Named::new(app, login, queue, wanted.vhost, Right::Read)?;
     let keys = wanted.keys.unwrap_or(KEYS_DEFAULT);
-    if !(1..=KEYS_MAX).contains(&keys) {
-        let detail = format!("keys: {keys} is not within 1 to {KEYS_MAX}");
-        return Err(Problem::new(Kind::Validation, detail));
-    }
     let found = named.app.store.signals(named.both(), keys).await?;
     Ok(Json(SignalsView::new(named, found)))
 }

@@ -312,6 +312,13 @@ async fn jobs_come_in_pages_newest_first() {
     assert!(rest["next_cursor"].is_null());
     // What is submitted meanwhile shifts nothing, and the end is known at once.
     submitted(&app).await;
+    let refused = send(&app, "GET", "/v1/jobs?state=lost", &[]).await;
+    assert_eq!(refused.status(), 400);
+    assert_eq!(
+        json(refused).await["detail"],
+        "state: 'lost' is not one of queued, running, retrying, succeeded, failed, cancelled, \
+         expired"
+    );
     let path = format!("/v1/jobs?limit=1&cursor={cursor}");
     let again = json(send(&app, "GET", &path, &[]).await).await;
     assert_eq!(again["jobs"], rest["jobs"]);

@@ -94,6 +94,28 @@ async fn one_message_travels_with_its_properties() {
 }
 
 #[tokio::test]
+async fn a_header_that_is_no_number_within_its_range_is_refused() {
+    let app = app().await;
+    declare(&app, "q", None);
+    for (name, value, allowed) in [
+        ("message-priority", "300", "300 is not within 0 to 255"),
+        ("message-priority", "-1", "'-1' is not within 0 to 255"),
+        ("delivery-mode", "both", "'both' is not within 0 to 255"),
+        (
+            "message-timestamp",
+            "-1",
+            "'-1' is no whole number from 0 on",
+        ),
+    ] {
+        let headers = [("content-type", "text/plain"), (name, value)];
+        let told = send_body(&app, "POST", "/v1/queues/q/messages", &headers, "x").await;
+        assert_eq!(told.status(), 400);
+        assert_eq!(body_of(told).await["detail"], format!("{name}: {allowed}"));
+    }
+    assert_eq!(counts(&app, "q"), (0, 0, 0));
+}
+
+#[tokio::test]
 async fn a_batch_is_taken_whole_or_refused_whole() {
     let app = app().await;
     declare(&app, "q", None);
@@ -109,7 +131,19 @@ async fn a_batch_is_taken_whole_or_refused_whole() {
         ),
         (
             json!({"messages": [{"body": "x", "properties": {"delivery_mode": 3}}]}),
-            "messages[0].delivery_mode: 3 is not 1 or 2",
+            "messages[0].properties.delivery_mode: 3 is not within 1 to 2",
+        ),
+        (
+            json!({"messages": [{"body": "x", "properties": {"priority": 256}}]}),
+            "messages[0].properties.priority: 256 is not within 0 to 255",
+        ),
+        (
+            json!({"messages": [{"body": "x", "properties": {"priority": "high"}}]}),
+            "messages[0].properties.priority: \"high\" is not within 0 to 255",
+        ),
+        (
+            json!({"messages": [{"body": "x", "properties": {"timestamp": -1}}]}),
+            "messages[0].properties.timestamp: -1 is no whole number from 0 on",
         ),
         (
             json!({"messages": [{"body": "x", "properties": {"expiration": "soon"}}]}),
@@ -439,6 +473,13 @@ async fn bad_wishes_and_missing_rights_are_refused() {
     for (wish, detail) in [
         (json!({"max": 0}), "max: 0 is not within 1 to 100"),
         (json!({"max": 101}), "max: 101 is not within 1 to 100"),
+        (json!({"max": -1}), "max: -1 is not within 1 to 100"),
+        (json!({"max": 1.5}), "max: 1.5 is not within 1 to 100"),
+        (json!({"max": "all"}), "max: \"all\" is not within 1 to 100"),
+        (
+            json!({"wait_ms": -1}),
+            "wait_ms: -1 is not within 0 to 60000",
+        ),
         (
             json!({"wait_ms": 60_001}),
             "wait_ms: 60001 is not within 0 to 60000",

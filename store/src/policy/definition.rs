@@ -8,7 +8,8 @@ use amqp::field::{Table, Value};
 use crate::access::Pattern;
 use crate::error::{Error, Noun, Result};
 use crate::model::{ApplyTo, PolicyKind, PolicySpec};
-use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS, LEASE_MAX_MS, OVERFLOW, lease};
+use crate::topology::arguments::{Arguments, EXPIRY_MAX_MS, OVERFLOW};
+use crate::topology::shown;
 
 /// The form of a value.
 #[derive(Clone, Copy, PartialEq)]
@@ -19,9 +20,8 @@ enum Form {
     Span(i64),
     Text,
     Words(&'static [&'static str]),
-    Float,
-    /// Milliseconds or `auto`.
-    Lease,
+    /// Judged as the argument of that name is.
+    Own,
     /// Accepted for RabbitMQ's sake, without effect.
     Any,
 }
@@ -53,8 +53,8 @@ const KEYS: &[(&str, Form)] = &[
         "dead-letter-strategy",
         Form::Words(&["at-most-once", "at-least-once"]),
     ),
-    ("deduplication-header", Form::Text),
-    ("deduplication-window", Form::Number(0)),
+    ("deduplication-header", Form::Own),
+    ("deduplication-window", Form::Own),
     ("delayed-retry-max", Form::Number(0)),
     ("delayed-retry-min", Form::Number(0)),
     (
@@ -73,7 +73,7 @@ const KEYS: &[(&str, Form)] = &[
     ("ha-sync-batch-size", Form::Any),
     ("ha-sync-mode", Form::Any),
     ("initial-cluster-size", Form::Any),
-    ("lease-timeout", Form::Lease),
+    ("lease-timeout", Form::Own),
     ("max-age", Form::Any),
     ("max-in-memory-bytes", Form::Number(0)),
     ("max-in-memory-length", Form::Number(0)),
@@ -82,23 +82,23 @@ const KEYS: &[(&str, Form)] = &[
     ("max-priority", Form::Number(0)),
     ("message-ttl", Form::Span(0)),
     ("overflow", Form::Words(&OVERFLOW)),
-    ("partition-concurrency", Form::Number(1)),
-    ("partition-header", Form::Text),
-    ("partition-on-retry", Form::Words(&["block", "skip"])),
-    ("partition-rate-limit", Form::Float),
-    ("priority-ageing", Form::Number(0)),
+    ("partition-concurrency", Form::Own),
+    ("partition-header", Form::Own),
+    ("partition-on-retry", Form::Own),
+    ("partition-rate-limit", Form::Own),
+    ("priority-ageing", Form::Own),
     ("queue-leader-locator", Form::Any),
     ("queue-master-locator", Form::Any),
     ("queue-mode", Form::Words(&["default", "lazy"])),
     ("queue-version", Form::Number(1)),
-    ("rate-limit", Form::Float),
-    ("retain", Form::Number(0)),
-    ("retain-bytes", Form::Number(0)),
-    ("retry-delay", Form::Number(0)),
-    ("retry-jitter", Form::Float),
-    ("retry-limit", Form::Number(0)),
-    ("retry-max-delay", Form::Number(0)),
-    ("retry-multiplier", Form::Float),
+    ("rate-limit", Form::Own),
+    ("retain", Form::Own),
+    ("retain-bytes", Form::Own),
+    ("retry-delay", Form::Own),
+    ("retry-jitter", Form::Own),
+    ("retry-limit", Form::Own),
+    ("retry-max-delay", Form::Own),
+    ("retry-multiplier", Form::Own),
     ("shards-per-node", Form::Any),
     ("stream-max-segment-size-bytes", Form::Any),
     ("target-group-size", Form::Any),
@@ -127,7 +127,8 @@ pub fn check(spec: &PolicySpec) -> Result<Table> {
             return Err(refused(spec, reason));
         }
         if let Err(expected) = fits(*form, value) {
-            return Err(refused(spec, format!("'{key}' must be {expected}")));
+            let reason = format!("'{key}' must be {expected}, not {}", shown(value));
+            return Err(refused(spec, reason));
         }
     }
     delayed_retry(spec, &table)?;
@@ -187,9 +188,7 @@ fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
             .is_some_and(|n| (low..=SPAN_MAX).contains(&n)),
         Form::Text => value.as_text().is_some(),
         Form::Words(words) => value.as_text().is_some_and(|word| words.contains(&word)),
-        Form::Float => value.as_i64().is_some() || matches!(value, Value::F64(_) | Value::F32(_)),
-        Form::Lease => lease(value).is_ok(),
-        Form::Any => true,
+        Form::Own | Form::Any => true,
     };
     if fits {
         return Ok(());
@@ -199,8 +198,7 @@ fn fits(form: Form, value: &Value) -> std::result::Result<(), String> {
         Form::Span(low) => format!("milliseconds, from {low} to {SPAN_MAX}"),
         Form::Text => "text".into(),
         Form::Words(words) => format!("one of {}", words.join(", ")),
-        Form::Lease => format!("'auto' or milliseconds, from 1 to {LEASE_MAX_MS}"),
-        Form::Float | Form::Any => "a number".into(),
+        Form::Own | Form::Any => "anything".into(),
     })
 }
 
@@ -268,6 +266,19 @@ mod tests {
                 "policy 'p' in vhost '/': 'rate-limit': 0 is not within one a day to 10000000 a \
                  second",
             ),
+            (
+                User,
+                "retain",
+                Value::I64(-1),
+                "policy 'p' in vhost '/': 'retain': -1 is not within 1000 to 31536000000",
+            ),
+            (
+                User,
+                "partition-on-retry",
+                Value::text("wait"),
+                "policy 'p' in vhost '/': 'partition-on-retry': 'wait' (longstr) is not one of \
+                 'block', 'skip'",
+            ),
             (User, "deduplication-window", Value::I64(1000), ""),
             (
                 User,
@@ -283,15 +294,16 @@ mod tests {
                 User,
                 "message-ttl",
                 Value::I64(315_360_000_001),
-                "policy 'p' in vhost '/': 'message-ttl' must be milliseconds, from 0 to 315360000000",
+                "policy 'p' in vhost '/': 'message-ttl' must be milliseconds, from 0 to 315360000000, \
+                 not 315360000001",
             ),
             (User, "lease-timeout", Value::text("auto"), ""),
             (
                 User,
                 "lease-timeout",
                 Value::I64(0),
-                "policy 'p' in vhost '/': 'lease-timeout' must be 'auto' or milliseconds, from 1 to \
-                 43200000",
+                "policy 'p' in vhost '/': 'lease-timeout': 0 is neither 'auto' nor within 1 to \
+                 43200000 ms",
             ),
             (
                 User,
@@ -309,14 +321,15 @@ mod tests {
                 User,
                 "max-length",
                 Value::text("5"),
-                "policy 'p' in vhost '/': 'max-length' must be a whole number, at least 0",
+                "policy 'p' in vhost '/': 'max-length' must be a whole number, at least 0, not '5' \
+                 (longstr)",
             ),
             (
                 User,
                 "overflow",
                 Value::text("x"),
                 "policy 'p' in vhost '/': 'overflow' must be one of drop-head, reject-publish, \
-                 reject-publish-dlx, block",
+                 reject-publish-dlx, block, not 'x' (longstr)",
             ),
             (
                 Operator,

@@ -536,6 +536,9 @@ impl Log {
         }
         let accepted = self.accepted_at(seq);
         self.settle(seq, 1);
+        if let Some(retained) = &mut self.retained {
+            retained.stays_in_row(seq);
+        }
         self.since.extend(accepted.map(|at| (seq, at)));
         self.wait(seq, due, failures, in_row);
         if self.lanes.as_ref().is_some_and(|lanes| lanes.blocks(seq)) {

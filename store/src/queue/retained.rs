@@ -129,6 +129,11 @@ impl Retained {
         self.rows.push((seq, body));
     }
 
+    /// The message that was added last is not settled after all: it waits again, in its row.
+    pub fn stays_in_row(&mut self, seq: Seq) {
+        self.rows.pop_if(|(last, _)| *last == seq);
+    }
+
     pub fn messages(&self) -> u64 {
         self.messages
     }

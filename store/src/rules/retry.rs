@@ -127,7 +127,7 @@ mod tests {
             (
                 "x-retry-limit",
                 Value::text("2"),
-                "a longstr is no whole number within 0 to 10000",
+                "'2' (longstr) is no whole number within 0 to 10000",
             ),
             ("x-retry-jitter", Value::I32(2), "2 is not within 0 to 1"),
             (

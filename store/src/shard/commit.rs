@@ -135,15 +135,7 @@ impl Shard {
                 queue: id,
                 settled_at,
             }));
-        let rows = changes.rows.into_iter();
-        cut.batch
-            .kept_waiting
-            .extend(rows.map(|(segment, seq)| KeptRow {
-                segment,
-                queue: id,
-                seq,
-                settled_at: now,
-            }));
+        keep_rows(&mut cut.batch, id, &changes.rows, now);
         cut.batch.dropped_retained.extend(changes.dropped);
         if let Some((segment, first, pieces)) = changes.merged {
             cut.saving.push(Saving {
@@ -299,6 +291,46 @@ impl Shard {
     /// The writer need not wait for company.
     pub(crate) fn is_urgent(&self) -> bool {
         self.wanted || self.is_behind()
+    }
+}
+
+/// Messages of waiting rows that are settled and kept, each in a segment of its own. A row that is
+/// to be put by this very commit must not come after all, so its content becomes the segment here.
+fn keep_rows(batch: &mut Batch, queue: QueueId, rows: &[(SegmentId, Seq)], now: Micros) {
+    if rows.is_empty() {
+        return;
+    }
+    let segments: HashMap<Seq, SegmentId, RandomState> =
+        rows.iter().map(|(segment, seq)| (*seq, *segment)).collect();
+    let is_kept = |row: &WaitingRow| row.queue == queue && segments.contains_key(&row.seq);
+    let mut contents: HashMap<Seq, WaitingRow, RandomState> = HashMap::default();
+    for row in batch.waiting.extract_if(.., |row| is_kept(row)) {
+        contents.insert(row.seq, row);
+    }
+    for &(segment, seq) in rows {
+        let Some(row) = contents.remove(&seq) else {
+            batch.kept_waiting.push(KeptRow {
+                segment,
+                queue,
+                seq,
+                settled_at: now,
+            });
+            continue;
+        };
+        batch.dropped_waiting.push((queue, seq));
+        batch.segments.push(SegmentRow {
+            id: segment,
+            queue,
+            first_seq: seq,
+            last_seq: seq,
+            count: 1,
+            bytes: row.data.len() as u64,
+            transient: false,
+            first_at: now,
+            last_at: now,
+            index: row.index,
+            data: row.data,
+        });
     }
 }
 

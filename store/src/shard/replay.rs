@@ -94,7 +94,7 @@ impl Shard {
             let body = u64::from(piece.entry(offset).body_size);
             if self.lacks_room(target, body) {
                 row.next = seq;
-                self.put_redrive(row);
+                self.wait_for_room(row, copied > 0);
                 return Step::Full;
             }
             let raw = replay::properties(piece.block.properties(index), &row.source, seq);

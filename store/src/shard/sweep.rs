@@ -162,6 +162,7 @@ impl Shard {
         };
         let looked = self.look_over(row.queue, (row.next, row.until), &filter, most);
         let (mut row, mut moved, mut full) = (row, 0, false);
+        let before = row.moved + row.skipped;
         for piece in &looked.found {
             match self.move_one(row.queue, piece, &row.vhost, target) {
                 Moved::There => moved += 1,
@@ -181,7 +182,13 @@ impl Shard {
         if looked.next.is_none() && !full {
             return self.end_redrive(row, RedriveState::Done, String::new());
         }
-        self.put_redrive(row);
+        match full {
+            true => {
+                let has_come_on = row.moved + row.skipped > before;
+                self.wait_for_room(row, has_come_on);
+            }
+            false => self.put_redrive(row),
+        }
         match moved {
             _ if full => Step::Full,
             0 if loading => Step::Loading,
@@ -200,6 +207,13 @@ impl Shard {
         row.ended_at = Some(clock::now());
         self.put_redrive(row);
         Step::Ended
+    }
+
+    /// Whoever waits for room looks again and again: where nothing moved, nothing is written.
+    pub(super) fn wait_for_room(&mut self, row: RedriveRow, has_come_on: bool) {
+        if has_come_on {
+            self.put_redrive(row);
+        }
     }
 
     pub(crate) fn put_redrive(&mut self, row: RedriveRow) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use amqp::field::{Table, Value};
 
-use crate::definitions::kind_of;
+use super::asked::{Asked, Invalid, shown};
 use crate::model::Micros;
 use crate::rules::window::{self, Deduplication, SPAN_MAX_MS, SPAN_MIN_MS};
 
@@ -112,9 +112,11 @@ impl RetryRule {
             Some(number) if (low..=high).contains(&number) => Ok(number),
             Some(number) => Err(format!("{number} is not within {low} to {high}")),
             None => {
-                let kind = kind_of(value);
-                let what = if self.whole { "whole number" } else { "number" };
-                Err(format!("a {kind} is no {what} within {low} to {high}"))
+                let (shown, what) = (
+                    shown(value),
+                    if self.whole { "whole number" } else { "number" },
+                );
+                Err(format!("{shown} is no {what} within {low} to {high}"))
             }
         }
     }
@@ -241,111 +243,6 @@ const IGNORED: [(&str, i64); 5] = [
 /// What only a stream can have: to take it would promise what no queue does.
 const OF_STREAMS: [&str; 2] = ["x-max-age", "x-stream-max-segment-size-bytes"];
 
-/// An argument and what is wrong with it, as RabbitMQ prints it.
-type Invalid = (String, String);
-
-/// A table whose values are asked for by type.
-struct Asked<'a>(&'a Table);
-
-impl Asked<'_> {
-    fn number(&self, name: &str, low: i64) -> Result<Option<u64>, Invalid> {
-        match self.signed(name)? {
-            None => Ok(None),
-            Some(n) if n >= low => Ok(u64::try_from(n).ok()),
-            Some(n) if n < 0 => Err((name.to_owned(), format!("{{value_negative,{n}}}"))),
-            Some(n) => Err((name.to_owned(), format!("{{value_zero,{n}}}"))),
-        }
-    }
-
-    fn signed(&self, name: &str) -> Result<Option<i64>, Invalid> {
-        match self.0.find(name) {
-            None => Ok(None),
-            Some(value) => value.as_i64().map(Some).ok_or_else(|| {
-                let kind = kind_of(value);
-                (name.to_owned(), format!("\"expected integer, got {kind}\""))
-            }),
-        }
-    }
-
-    /// A span in ms.
-    fn span(&self, name: &str, low: i64) -> Result<Option<u64>, Invalid> {
-        match self.number(name, low)? {
-            Some(ms) if ms > EXPIRY_MAX_MS => {
-                Err((name.to_owned(), format!("{{value_too_large,{ms}}}")))
-            }
-            span => Ok(span),
-        }
-    }
-
-    fn within(&self, name: &str, low: i64, high: i64) -> Result<Option<i64>, Invalid> {
-        match self.signed(name)? {
-            Some(n) if !(low..=high).contains(&n) => Err((
-                name.to_owned(),
-                format!("{n} is not within {low} to {high}"),
-            )),
-            known => Ok(known),
-        }
-    }
-
-    /// So many a second.
-    fn rate(&self, name: &str) -> Result<Option<f64>, Invalid> {
-        let number = match self.0.find(name) {
-            None => return Ok(None),
-            Some(Value::F64(bits)) => f64::from_bits(*bits),
-            Some(Value::F32(bits)) => f64::from(f32::from_bits(*bits)),
-            Some(value) => value.as_i64().ok_or_else(|| wrong(name, value))? as f64,
-        };
-        if (RATE_MIN..=RATE_MAX).contains(&number) {
-            return Ok(Some(number));
-        }
-        let reason = format!("{number} is not within one a day to {RATE_MAX} a second");
-        Err((name.to_owned(), reason))
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, Invalid> {
-        match self.0.find(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => Err(wrong(name, value)),
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<Option<String>, Invalid> {
-        match self.0.find(name) {
-            None => Ok(None),
-            Some(value) => match value.as_text() {
-                Some(text) => Ok(Some(text.to_owned())),
-                None => Err(wrong(name, value)),
-            },
-        }
-    }
-
-    /// The name of an exchange, whose type RabbitMQ checks in other words.
-    fn exchange(&self, name: &str) -> Result<Option<String>, Invalid> {
-        self.text(name).map_err(|(name, _)| {
-            let kind = self.0.find(&name).map_or("void", kind_of);
-            (name, format!("type {kind}"))
-        })
-    }
-
-    /// A text that is one of these words; `what` names another.
-    fn word(&self, name: &str, words: &[&str], what: &str) -> Result<Option<&str>, Invalid> {
-        match self.0.find(name) {
-            None => Ok(None),
-            Some(value) => match value.as_text() {
-                Some(text) if words.contains(&text) => Ok(Some(text)),
-                Some(_) => Err((name.to_owned(), what.to_owned())),
-                None => Err(wrong(name, value)),
-            },
-        }
-    }
-}
-
-fn wrong(name: &str, value: &Value) -> Invalid {
-    let kind = kind_of(value);
-    (name.to_owned(), format!("{{unacceptable_type,{kind}}}"))
-}
-
 impl Arguments {
     /// What a declaration cannot ask for together; of what policies add, one gives way.
     pub fn check_together(table: &Table) -> Result<(), (String, String)> {
@@ -363,38 +260,22 @@ impl Arguments {
     }
 
     fn partition(asked: &Asked<'_>) -> Result<Option<Partition>, Invalid> {
-        let header = asked.text("x-partition-header")?;
-        if let Some(name) = header
-            .as_deref()
-            .filter(|name| name.is_empty() || name.len() > 128)
-        {
-            let reason = format!("a name of {} bytes is not within 1 to 128", name.len());
-            return Err(("x-partition-header".into(), reason));
-        }
+        let header = asked.name("x-partition-header")?;
         let name = "x-partition-concurrency";
         let concurrency = asked.within(name, 1, PARTITION_CONCURRENCY_MAX)?;
-        let words = ["block", "skip"];
-        let what = "not one of 'block', 'skip'";
-        let skip = asked.word("x-partition-on-retry", &words, what)?;
+        let skip = asked.choice("x-partition-on-retry", ["block", "skip"])?;
         let rate = asked.rate("x-partition-rate-limit")?;
         let wanted = header.is_some() || concurrency.is_some() || skip.is_some() || rate.is_some();
         Ok(wanted.then(|| Partition {
             header: header.as_deref().unwrap_or(PARTITION_HEADER).into(),
             concurrency: concurrency.map_or(1, |n| n as u32),
-            skip: skip == Some("skip"),
+            skip: skip.unwrap_or(false),
             interval: rate.map_or(0, |rate| (1e6 / rate) as Micros),
         }))
     }
 
     fn deduplication(asked: &Asked<'_>) -> Result<Option<Deduplication>, Invalid> {
-        let header = asked.text(window::HEADER)?;
-        if let Some(name) = header
-            .as_deref()
-            .filter(|name| name.is_empty() || name.len() > 128)
-        {
-            let reason = format!("a name of {} bytes is not within 1 to 128", name.len());
-            return Err((window::HEADER.into(), reason));
-        }
+        let header = asked.name(window::HEADER)?;
         let (low, high) = (SPAN_MIN_MS.cast_signed(), SPAN_MAX_MS.cast_signed());
         let span = asked.within(window::ARGUMENT, low, high)?;
         Ok(span.map(|span| Deduplication {
@@ -603,18 +484,17 @@ const LEASE: &str = "x-lease-timeout";
 /// # Errors
 /// What it must be.
 pub fn lease(value: &Value) -> Result<Option<u64>, String> {
-    let shown = match (value, value.as_i64(), value.as_text()) {
-        (Value::Void, ..) | (_, _, Some("auto")) => return Ok(None),
-        (_, Some(ms), _) => match u64::try_from(ms) {
-            Ok(ms) if (1..=LEASE_MAX_MS).contains(&ms) => return Ok(Some(ms)),
-            _ => ms.to_string(),
-        },
-        (_, _, Some(text)) => format!("'{text}'"),
-        _ => format!("a value of type {}", kind_of(value)),
-    };
-    Err(format!(
-        "{shown} is neither 'auto' nor within 1 to {LEASE_MAX_MS} ms"
-    ))
+    let fits = |ms: &u64| (1..=LEASE_MAX_MS).contains(ms);
+    let ms = value.as_i64().and_then(|ms| u64::try_from(ms).ok());
+    match (value, ms.filter(fits)) {
+        (Value::Void, _) => Ok(None),
+        (_, Some(ms)) => Ok(Some(ms)),
+        _ if value.as_text() == Some("auto") => Ok(None),
+        _ => Err(format!(
+            "{} is neither 'auto' nor within 1 to {LEASE_MAX_MS} ms",
+            shown(value)
+        )),
+    }
 }
 
 /// What only a consumer of a stream can ask for.
@@ -664,11 +544,118 @@ mod tests {
             (Value::I32(0), "0"),
             (Value::I64(-5), "-5"),
             (Value::I64(43_200_001), "43200001"),
-            (Value::text("long"), "'long'"),
-            (Value::Bool(true), "a value of type bool"),
+            (Value::text("long"), "'long' (longstr)"),
+            (Value::Bool(true), "true (bool)"),
+            (Value::F64(1.5f64.to_bits()), "1.5"),
         ] {
             let why = format!("{shown} {range}");
             assert_eq!(refusal("x-lease-timeout", value), Some(why));
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_ours_names_the_value_and_what_is_allowed() {
+        let text = Value::text;
+        let half = Value::F64(0.5f64.to_bits());
+        let many = "is not within 1000 to 31536000000";
+        let rate = "is not within one a day to 10000000 a second";
+        let name = "is no name of 1 to 128 bytes";
+        for (argument, value, why) in [
+            (
+                "x-retry-limit",
+                text("2"),
+                "'2' (longstr) is no whole number within 0 to 10000",
+            ),
+            (
+                "x-retry-limit",
+                half.clone(),
+                "0.5 is no whole number within 0 to 10000",
+            ),
+            (
+                "x-retry-jitter",
+                Value::Bool(true),
+                "true (bool) is no number within 0 to 1",
+            ),
+            (
+                "x-retry-jitter",
+                Value::Void,
+                "a value of type void is no number within 0 to 1",
+            ),
+            (
+                "x-priority-ageing",
+                Value::I64(-1),
+                "-1 is not within 0 to 86400000",
+            ),
+            (
+                "x-priority-ageing",
+                text("1 s"),
+                "'1 s' (longstr) is not within 0 to 86400000",
+            ),
+            (
+                "x-deduplication-window",
+                Value::I32(9),
+                "9 is not within 1000 to 2592000000",
+            ),
+            (
+                "x-deduplication-header",
+                text(""),
+                &format!("'' (longstr) {name}"),
+            ),
+            (
+                "x-deduplication-header",
+                Value::I32(5),
+                &format!("5 {name}"),
+            ),
+            ("x-partition-header", half.clone(), &format!("0.5 {name}")),
+            (
+                "x-partition-header",
+                text(&"h".repeat(129)),
+                &format!("'{}…' (longstr) {name}", "h".repeat(32)),
+            ),
+            (
+                "x-partition-concurrency",
+                text("x"),
+                "'x' (longstr) is not within 1 to 65535",
+            ),
+            (
+                "x-partition-concurrency",
+                half,
+                "0.5 is not within 1 to 65535",
+            ),
+            (
+                "x-partition-on-retry",
+                text("wait"),
+                "'wait' (longstr) is not one of 'block', 'skip'",
+            ),
+            (
+                "x-partition-on-retry",
+                Value::I32(1),
+                "1 is not one of 'block', 'skip'",
+            ),
+            (
+                "x-partition-rate-limit",
+                Value::I32(0),
+                &format!("0 {rate}"),
+            ),
+            (
+                "x-rate-limit",
+                text("fast"),
+                &format!("'fast' (longstr) {rate}"),
+            ),
+            (
+                "x-rate-limit",
+                Value::F64(f64::NAN.to_bits()),
+                &format!("NaN {rate}"),
+            ),
+            ("x-retain", text("1d"), &format!("'1d' (longstr) {many}")),
+            ("x-retain", Value::I32(999), &format!("999 {many}")),
+            (
+                "x-retain-bytes",
+                Value::I32(0),
+                "0 is not within 1 to 1125899906842624",
+            ),
+        ] {
+            assert_eq!(refusal(argument, value).as_deref(), Some(why), "{argument}");
         }
     }
 
@@ -726,31 +713,6 @@ mod tests {
                 "\"expected integer, got longstr\"",
             ),
             ("x-consumer-timeout", Value::I32(-5), "{value_negative,-5}"),
-            (
-                "x-priority-ageing",
-                Value::I64(86_400_001),
-                "86400001 is not within 0 to 86400000",
-            ),
-            (
-                "x-priority-ageing",
-                text("1000"),
-                "\"expected integer, got longstr\"",
-            ),
-            (
-                "x-deduplication-window",
-                Value::I32(999),
-                "999 is not within 1000 to 2592000000",
-            ),
-            (
-                "x-deduplication-window",
-                text("1000"),
-                "\"expected integer, got longstr\"",
-            ),
-            (
-                "x-deduplication-header",
-                text(""),
-                "a name of 0 bytes is not within 1 to 128",
-            ),
             (
                 "x-quorum-initial-group-size",
                 Value::I32(0),

@@ -11,6 +11,7 @@ use amqp::content::{Block, Entry};
 use amqp::field::{self, Table, Value};
 use amqp::properties::{self, Properties};
 
+use super::asked::shown;
 use super::{Exchange, copies};
 use crate::model::{Micros, QueueId};
 
@@ -102,18 +103,27 @@ pub fn refusal(block: &Block, index: usize, now: Micros) -> Option<(&'static str
     let headers = Table::parse(properties::headers(block.properties(index))?).ok()?;
     if let Some(value) = headers.find(HEADER) {
         return match span_of(value) {
-            None => Some((HEADER, "no number of milliseconds".into())),
+            None => {
+                let shown = shown(value);
+                let reason = format!("{shown} is no number of milliseconds within 0 to {SPAN_MAX}");
+                Some((HEADER, reason))
+            }
             Some(ms) if ms > SPAN_MAX => {
                 Some((HEADER, format!("{ms} is not within 0 to {SPAN_MAX}")))
             }
             Some(_) => None,
         };
     }
-    match instant_ms(headers.find(INSTANT)?) {
-        None => Some((
-            INSTANT,
-            "neither a timestamp nor a number of milliseconds since 1970".into(),
-        )),
+    let value = headers.find(INSTANT)?;
+    match instant_ms(value) {
+        None => {
+            let reason = format!(
+                "{} is neither a timestamp nor a number of milliseconds since 1970, at most \
+                 {SPAN_MAX} from now",
+                shown(value)
+            );
+            Some((INSTANT, reason))
+        }
         Some(at) if at.saturating_sub(now / 1000) > SPAN_MAX => {
             Some((INSTANT, format!("{at} is more than {SPAN_MAX} ms from now")))
         }

@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 use crate::model::{BindingSpec, DestinationKind, Micros, QueueId};
 
 pub mod arguments;
+mod asked;
 pub mod copies;
 pub mod delay;
 pub(crate) mod duplicates;
@@ -27,6 +28,8 @@ mod router;
 mod routes;
 mod target;
 mod topic;
+
+pub(crate) use asked::shown;
 
 pub use exchange::Exchange;
 pub use routes::{Queues, Way};

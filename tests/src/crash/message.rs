@@ -15,6 +15,22 @@ pub struct Id {
     pub number: u64,
 }
 
+impl Id {
+    /// In a text, for a message-id.
+    pub fn name(self) -> String {
+        format!("{}-{}", self.writer, self.number)
+    }
+
+    /// Reads what [`Id::name`] wrote.
+    pub fn named(text: &str) -> Option<Self> {
+        let (writer, number) = text.split_once('-')?;
+        Some(Self {
+            writer: writer.parse().ok()?,
+            number: number.parse().ok()?,
+        })
+    }
+}
+
 /// The body of a message; most are small, some need several frames.
 pub fn body(id: Id) -> Vec<u8> {
     let filling = match id.number {

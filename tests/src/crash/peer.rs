@@ -15,7 +15,7 @@ use crate::wire::assembly::{Assembler, Received, Whole};
 use crate::wire::content::Content;
 use crate::wire::frame::{self, Front};
 use crate::wire::method::Method;
-use crate::wire::value::Value;
+use crate::wire::value::{Table, Value};
 
 /// One connection.
 #[derive(Debug)]
@@ -35,6 +35,20 @@ impl Peer {
     /// # Errors
     /// The server refuses or is gone.
     pub fn connect(address: SocketAddr) -> Result<Self> {
+        Self::connect_as(address, Vec::new())
+    }
+
+    /// The same, and wants to hear `connection.blocked`, which [`Peer::next`] then hands out.
+    ///
+    /// # Errors
+    /// The server refuses or is gone.
+    pub fn connect_told(address: SocketAddr) -> Result<Self> {
+        let capability = ("connection.blocked".to_owned(), Value::Bool(true));
+        let capabilities = Value::Table(vec![capability]);
+        Self::connect_as(address, vec![("capabilities".to_owned(), capabilities)])
+    }
+
+    fn connect_as(address: SocketAddr, client: Table) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -48,6 +62,7 @@ impl Peer {
         };
         peer.await_method("connection.start")?;
         let start_ok = Method::named("connection.start-ok")?
+            .with("client-properties", Value::Table(client))?
             .with("mechanism", Value::str("PLAIN"))?
             .with("response", Value::str("\0guest\0guest"))?
             .with("locale", Value::str("en_US"))?;

@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::client::{FILLING, PREFETCH};
 use super::ledger::{Book, Delivery, Event, Sent, Word};
-use super::queues::{Keys, QUEUES};
+use super::queues::{Keys, NARROW, QUEUES};
+use super::replays;
 use crate::crash::Faults;
 use crate::crash::message::Id;
 
@@ -33,6 +35,12 @@ pub struct Verdict {
     /// A name was taken twice, or not at all.
     pub doubled: Faults,
     pub early: Faults,
+    /// A settled message that was kept is not there any more.
+    pub kept: Faults,
+    /// A replay left something out, or brought it twice.
+    pub replayed: Faults,
+    /// The queue that stops its publishers did not.
+    pub overflow: Faults,
 }
 
 impl Verdict {
@@ -46,6 +54,9 @@ impl Verdict {
             ("out of order", &self.disorder),
             ("deduplication", &self.doubled),
             ("too early", &self.early),
+            ("not kept", &self.kept),
+            ("replays", &self.replayed),
+            ("overflow", &self.overflow),
         ]
         .into_iter()
     }
@@ -116,6 +127,8 @@ pub fn check(book: &Book) -> Verdict {
     check_ends(book, &index, &mut verdict);
     check_names(book, &index, &mut verdict);
     check_order(book, &index, &mut verdict);
+    replays::check(book, &mut verdict.kept, &mut verdict.replayed);
+    check_lengths(book, &mut verdict);
     verdict
 }
 
@@ -194,7 +207,10 @@ impl<'a> Index<'a> {
         }
         verdict.dead += usize::from(!story.dead.is_empty());
         if story.dead.len() > 1 {
-            verdict.misplaced.add(|| format!("{id:?} is dead twice"));
+            let (name, told) = (QUEUES[sent.queue].name, story.told());
+            verdict
+                .misplaced
+                .add(|| format!("{id:?} of {name} is dead twice: {told:?}"));
         }
     }
 
@@ -353,6 +369,18 @@ fn check_order(book: &Book, index: &Index<'_>, verdict: &mut Verdict) {
     }
 }
 
+/// A queue that stops its publishers becomes no longer than what was under way makes it.
+fn check_lengths(book: &Book, verdict: &mut Verdict) {
+    let room = QUEUES[NARROW].room.unwrap_or(i64::MAX);
+    for (life, (first, most)) in book.lengths.iter().enumerate() {
+        if *most > room.max(*first) + UNDER_WAY {
+            verdict
+                .overflow
+                .add(|| format!("life {life} began with {first} messages and had {most}"));
+        }
+    }
+}
+
 /// True when a message had come to its end, or was not there, when another came for the first time.
 fn had_ended(story: Option<&Story<'_>>, sent: &Sent, then: &Told<'_>, was_lost: bool) -> bool {
     let Some(story) = story else {
@@ -377,6 +405,10 @@ fn had_ended(story: Option<&Story<'_>>, sent: &Sent, then: &Told<'_>, was_lost: 
 
 /// How far two clocks of one machine may be apart, one of which is set by the network.
 const CLOCKS: Duration = Duration::from_millis(25);
+
+/// What a stopped publisher may have sent before it was stopped and after, 256 and 64 KiB in
+/// messages; what the consumers have in hand, or failed, and comes back.
+const UNDER_WAY: i64 = (320 << 10) / FILLING as i64 + 8 * PREFETCH;
 
 #[cfg(test)]
 #[path = "checker_tests.rs"]

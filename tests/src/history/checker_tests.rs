@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::history::ledger::Ledger;
+use crate::history::ledger::{Ledger, Replay};
+use crate::history::queues::{KEPT, NARROW};
 
 const WORK: usize = 0;
 const KEYED: usize = 1;
@@ -238,4 +239,84 @@ fn what_comes_too_early_is_found() {
         sent.delay_ms = Some(1_000);
     }
     assert_eq!(case.faults(), ["too early"]);
+}
+
+/// Two messages that are acked and kept, at places 7 and 8, and a replay of both.
+fn kept() -> Case {
+    let two = Case::new().sent(1, KEPT, true).sent(2, KEPT, true);
+    let mut two = two.came(1, (1, ""), ACK).came(2, (1, ""), ACK);
+    let listed: BTreeMap<_, _> = [(7, id(1)), (8, id(2))].into();
+    two.book.kept = vec![[(7, id(1))].into(), listed.clone()];
+    two.book.replays.push(Replay {
+        room: Some(2),
+        listed,
+        waited: 2,
+        state: "done".to_owned(),
+        moved: 2,
+        copies: vec![(7, id(1), 1), (8, id(2), 1)],
+        ..Replay::default()
+    });
+    two
+}
+
+#[test]
+fn what_is_not_kept_is_found() {
+    assert_eq!(kept().faults(), NONE);
+    let with = |last: &[(u64, Id)]| {
+        let mut case = kept();
+        case.book.replays.clear();
+        case.book.kept[1] = last.iter().copied().collect();
+        case.faults()
+    };
+    assert_eq!(with(&[(7, id(1)), (8, id(2))]), NONE);
+    assert_eq!(with(&[(7, id(1))]), ["not kept"], "settled, and never kept");
+    assert_eq!(with(&[(9, id(1)), (8, id(2))]), ["not kept"], "elsewhere");
+    let twice = [(7, id(1)), (8, id(2)), (9, id(2))];
+    assert_eq!(with(&twice), ["not kept"]);
+    let stranger = [(7, id(1)), (8, id(2)), (9, id(3))];
+    assert_eq!(with(&stranger), ["not kept"]);
+}
+
+#[test]
+fn a_replay_is_found_that_leaves_out_or_doubles() {
+    let with = |change: fn(&mut Replay)| {
+        let mut case = kept();
+        case.book.replays.iter_mut().for_each(change);
+        case.faults()
+    };
+    assert_eq!(with(|_| ()), NONE);
+    let changes: [fn(&mut Replay); 6] = [
+        |replay| {
+            replay.copies.pop();
+            replay.moved -= 1;
+        },
+        |replay| {
+            replay.copies.push(replay.copies[0]);
+            replay.moved += 1;
+        },
+        |replay| replay.copies[0].1 = id(2),
+        |replay| replay.copies[0].2 = 2,
+        |replay| replay.moved += 1,
+        |replay| replay.waited += 1,
+    ];
+    for change in changes {
+        assert_eq!(with(change), ["replays"]);
+    }
+    assert_eq!(
+        with(|replay| replay.state = "failed".to_owned()),
+        ["replays"]
+    );
+}
+
+#[test]
+fn a_queue_is_found_that_does_not_stop_its_publishers() {
+    let with = |first, most| {
+        let mut case = Case::new().sent(1, NARROW, true).came(1, (1, ""), ACK);
+        case.book.lengths = vec![(0, 20), (first, most)];
+        case.faults()
+    };
+    assert_eq!(with(0, 20 + UNDER_WAY), NONE);
+    assert_eq!(with(0, 21 + UNDER_WAY), ["overflow"]);
+    assert_eq!(with(90, 90 + UNDER_WAY), NONE);
+    assert_eq!(with(90, 91 + UNDER_WAY), ["overflow"]);
 }

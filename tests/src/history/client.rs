@@ -23,7 +23,12 @@ use crate::wire::value::{Table, Value, entry};
 pub enum Heard {
     Confirmed(Id),
     Refused(Id),
-    Delivered { tag: u64, delivery: Delivery },
+    Delivered {
+        tag: u64,
+        delivery: Delivery,
+    },
+    /// The server reads no more from who publishes, or reads again.
+    Stopped(bool),
     Damaged(String),
 }
 
@@ -68,6 +73,9 @@ pub fn headers(sent: &Sent) -> Vec<(&'static str, HeaderValue)> {
     if let Some(ms) = sent.delay_ms {
         out.push(("x-delay", HeaderValue::Number(ms.into())));
     }
+    if QUEUES[sent.queue].room.is_some() {
+        out.push(("filling", HeaderValue::Text("-".repeat(FILLING))));
+    }
     if sent.own_limit {
         out.push(("x-retry-limit", HeaderValue::Number(sent.limit)));
     }
@@ -96,7 +104,18 @@ impl Bare {
     /// # Errors
     /// The server refuses or is gone.
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        let mut peer = Peer::connect(address)?;
+        Self::on(Peer::connect(address)?)
+    }
+
+    /// The same, and is told when it is stopped.
+    ///
+    /// # Errors
+    /// The server refuses or is gone.
+    pub fn connect_told(address: SocketAddr) -> Result<Self> {
+        Self::on(Peer::connect_told(address)?)
+    }
+
+    fn on(mut peer: Peer) -> Result<Self> {
         peer.call(1, &Method::named("confirm.select")?, "confirm.select-ok")?;
         let qos = Method::named("basic.qos")?.with("prefetch-count", Value::int(PREFETCH))?;
         peer.call(1, &qos, "basic.qos-ok")?;
@@ -169,6 +188,8 @@ impl Bare {
                     Err(fault) => Heard::Damaged(format!("{fault:#}")),
                 });
             }
+            "connection.blocked" => self.heard.push_back(Heard::Stopped(true)),
+            "connection.unblocked" => self.heard.push_back(Heard::Stopped(false)),
             other => bail!("{other} came"),
         }
         Ok(())
@@ -295,5 +316,7 @@ impl Client for Bare {
     }
 }
 
+/// What each message to a queue without room is filled with: what is under way is few messages.
+pub const FILLING: usize = 4_096;
 /// Unsettled deliveries of one consumer.
 pub const PREFETCH: i64 = 8;

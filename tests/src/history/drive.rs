@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use super::client::{Client, Heard};
 use super::ledger::{Event, Ledger, Sent, Word};
-use super::queues::{KEY, Keys, QUEUES};
+use super::queues::{KEY, Keys, NARROW, QUEUES};
 use crate::crash::message::Id;
 use crate::crash::random::Random;
 
@@ -95,21 +95,26 @@ impl Driver<'_> {
             number: *self.next,
         };
         *self.next += 1;
-        let sent = self.draw(session);
+        let sent = self.draw(id, session);
         self.ledger.open().sent.insert(id, sent.clone());
         client.publish(id, &sent)
     }
 
-    fn draw(&mut self, session: u32) -> Sent {
+    fn draw(&mut self, id: Id, session: u32) -> Sent {
         let random = &mut self.random;
-        let at = usize::try_from(random.draw() % QUEUES.len() as u64).unwrap_or(0);
+        // The last one has a publisher of its own.
+        let at = usize::try_from(random.draw() % NARROW as u64).unwrap_or(0);
         let queue = &QUEUES[at];
         // Order is that of one channel: keys are its own.
         let key = queue.keys.filter(|_| random.chance(90));
         let key = key.map(|_| format!("{KEY} {} of {session}", random.draw() % 2));
         // A name is drawn again soon, by either client.
         let name = queue.once && random.chance(90);
-        let name = name.then(|| format!("name {}", *self.next / 8 * 4 + random.draw() % 6));
+        let name = match (queue.keeps, name) {
+            (true, _) => Some(id.name()),
+            (_, true) => Some(format!("name {}", *self.next / 8 * 4 + random.draw() % 6)),
+            _ => None,
+        };
         // Where order is kept for good, a delay would be another order.
         let delays = queue.keys != Some(Keys::Block) && random.chance(10);
         let delay_ms = delays.then(|| u32::try_from(random.between(30, 150)).unwrap_or(0));
@@ -145,6 +150,7 @@ impl Driver<'_> {
                 book.damaged.push(why);
                 return None;
             }
+            Heard::Stopped(_) => return None,
             Heard::Delivered { tag, delivery } => (tag, delivery),
         };
         let line = book.note(Event::Delivered(session, delivery));

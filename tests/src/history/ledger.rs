@@ -68,12 +68,40 @@ pub enum Event {
     Killed,
 }
 
+/// An order to publish again what is kept, and what came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// The server's name for it.
+    pub id: String,
+    /// A queue of its own.
+    pub target: String,
+    /// How many ready messages that takes.
+    pub room: Option<i64>,
+    /// What was kept when it was given.
+    pub listed: BTreeMap<u64, Id>,
+    /// Ready messages of its queue before anybody worked on them.
+    pub waited: i64,
+    /// How it ended, and how many messages it says that it published.
+    pub state: String,
+    pub moved: u64,
+    /// What came: place, message, attempt.
+    pub copies: Vec<(i64, Id, i64)>,
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Book {
     pub sent: BTreeMap<Id, Sent>,
     pub events: Vec<Event>,
     pub refused: u64,
+    /// How often a publisher was stopped.
+    pub stops: u64,
+    /// For each life, how many ready messages stood in the queue that stops its publishers: at
+    /// first, and at most.
+    pub lengths: Vec<(i64, i64)>,
+    /// Settled messages that were kept, by place, as each life began and when all was over.
+    pub kept: Vec<BTreeMap<u64, Id>>,
+    pub replays: Vec<Replay>,
     /// What no client should ever see.
     pub damaged: Vec<String>,
     sessions: u32,

@@ -8,5 +8,7 @@
 pub mod checker;
 pub mod client;
 pub mod drive;
+pub mod flow;
 pub mod ledger;
 pub mod queues;
+pub mod replays;

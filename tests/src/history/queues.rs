@@ -15,6 +15,11 @@ pub struct Queue {
     pub keys: Option<Keys>,
     /// Takes a message-id once.
     pub once: bool,
+    /// Keeps settled messages; each has its id as its name, too.
+    pub keeps: bool,
+    /// Takes so many ready messages, and then stops its publishers. Those are not who works on it:
+    /// a connection that is stopped cannot ack in time.
+    pub room: Option<i64>,
 }
 
 /// What a failing message does to the others of its key.
@@ -24,13 +29,15 @@ pub enum Keys {
     Skip,
 }
 
-pub const QUEUES: [Queue; 4] = [
+pub const QUEUES: [Queue; 6] = [
     Queue {
         name: "history.work",
         limit: 2,
         backoff: (20, 60),
         keys: None,
         once: false,
+        keeps: false,
+        room: None,
     },
     Queue {
         name: "history.keyed",
@@ -38,6 +45,8 @@ pub const QUEUES: [Queue; 4] = [
         backoff: (20, 40),
         keys: Some(Keys::Block),
         once: false,
+        keeps: false,
+        room: None,
     },
     Queue {
         name: "history.passing",
@@ -45,6 +54,8 @@ pub const QUEUES: [Queue; 4] = [
         backoff: (30, 30),
         keys: Some(Keys::Skip),
         once: false,
+        keeps: false,
+        room: None,
     },
     Queue {
         name: "history.once",
@@ -52,8 +63,33 @@ pub const QUEUES: [Queue; 4] = [
         backoff: (10, 40),
         keys: None,
         once: true,
+        keeps: false,
+        room: None,
+    },
+    Queue {
+        name: "history.kept",
+        limit: 1,
+        backoff: (10, 40),
+        keys: None,
+        once: false,
+        keeps: true,
+        room: None,
+    },
+    Queue {
+        name: "history.narrow",
+        limit: 2,
+        backoff: (10, 40),
+        keys: None,
+        once: false,
+        keeps: false,
+        room: Some(20),
     },
 ];
+
+/// Where the queue that keeps its messages stands.
+pub const KEPT: usize = 4;
+/// Where the queue that stops its publishers stands.
+pub const NARROW: usize = 5;
 
 /// The header that holds the key.
 pub const KEY: &str = "account";
@@ -86,6 +122,13 @@ impl Queue {
         }
         if self.once {
             put("x-deduplication-window", Value::int(WINDOW));
+        }
+        if self.keeps {
+            put("x-retain", Value::int(WINDOW));
+        }
+        if let Some(room) = self.room {
+            put("x-max-length", Value::int(room));
+            put("x-overflow", Value::str("block"));
         }
         out
     }
