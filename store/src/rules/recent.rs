@@ -92,7 +92,8 @@ impl Recent {
         let mut at = line_of(home.mark, lines.len());
         for _ in 0..lines.len() {
             let line = &lines[at];
-            if let Some(number) = self.stands(line, home.mark, key) {
+            if let Some(place) = self.place_of(line, home.mark, key) {
+                let number = self.number(line.numbers[place]);
                 return Some(at_ms(self.entry(number)));
             }
             if !self.goes_on(line) {
@@ -244,12 +245,7 @@ impl Recent {
         }
     }
 
-    /// The number of the key's entry, where this line has it.
-    fn stands(&self, line: &Line, mark: u32, key: &Hash) -> Option<u64> {
-        let place = self.place_of(line, mark, key)?;
-        Some(self.number(line.numbers[place]))
-    }
-
+    /// Where in this line the key's entry is named.
     fn place_of(&self, line: &Line, mark: u32, key: &Hash) -> Option<usize> {
         let mut found = 0u32;
         for (place, known) in line.marks.iter().enumerate() {
